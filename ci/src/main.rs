@@ -1,0 +1,3 @@
+//! The tool behind cargo ci and cargo demo.
+
+fn main() {}

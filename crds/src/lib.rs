@@ -1,0 +1,1 @@
+//! The Kubernetes kinds of l7mp: VirtualService, Target, Route and Rule.

@@ -1,0 +1,1 @@
+//! What an l7mp proxy can be told and what it answers: configuration document, admin requests, status.

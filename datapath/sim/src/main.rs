@@ -1,0 +1,3 @@
+//! A seeded world around the l7mp forwarder, and a reference model.
+
+fn main() {}
