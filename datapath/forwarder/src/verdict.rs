@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use crate::address::{ClientAddr, EndpointAddr, LocalAddr};
+use crate::address::{ClientAddr, EndpointAddr, LocalAddr, UnixName};
 use crate::counters::DropReason;
 use crate::ids::{LinkId, ListenerId};
 
@@ -121,6 +121,15 @@ pub enum Command {
         peer: ClientAddr,
         /// From which address and port of ours.
         local: LocalAddr,
+    },
+    /// Give a link the socket of a Unix dgram listener: what it sends goes to `peer`. Not answered.
+    OpenUnixFlow {
+        /// The link.
+        link: LinkId,
+        /// Whose socket.
+        listener: ListenerId,
+        /// To whom.
+        peer: UnixName,
     },
     /// Send a frame outside of a step: handshakes, held messages. Its payload is `Owned`.
     Send(Frame),
