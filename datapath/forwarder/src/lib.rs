@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod balance;
 pub mod codec;
 pub mod counters;
 pub mod ids;
 pub mod limits;
 pub mod time;
+pub mod timers;
 pub mod verdict;
