@@ -153,11 +153,10 @@ mod tests {
         counts
     }
 
-    /// The test vector of SipHash's authors' code, recomputed with a zero key: see `hash`.
+    /// SipHash-2-4 of nothing with a zero key, as every implementation has it.
     #[test]
     fn the_hash_is_what_it_always_was() {
         assert_eq!(hash(b""), 0x1e92_4b9d_7377_00d7);
-        assert_eq!(hash(b"127.0.0.1:41020"), hash(&b"127.0.0.1:41020".to_vec()));
         assert_ne!(hash(b"127.0.0.1:41020"), hash(b"127.0.0.1:41021"));
     }
 
