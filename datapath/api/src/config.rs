@@ -440,3 +440,39 @@ pub struct Rewrite {
     /// A constant. `valueStr` in documents is a string constant.
     pub value: serde_json::Value,
 }
+
+impl ListenerSpec {
+    /// The protocol as documents name it.
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            ListenerSpec::Udp(_) => "UDP",
+            ListenerSpec::Tcp(_) => "TCP",
+            ListenerSpec::WebSocket(_) => "WebSocket",
+            ListenerSpec::UnixDomainSocket(_) => "UnixDomainSocket",
+        }
+    }
+}
+
+impl ClusterSpec {
+    /// The protocol as documents name it.
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            ClusterSpec::Udp(_) => "UDP",
+            ClusterSpec::Tcp(_) => "TCP",
+            ClusterSpec::WebSocket(_) => "WebSocket",
+            ClusterSpec::UnixDomainSocket(_) => "UnixDomainSocket",
+            ClusterSpec::Echo => "Echo",
+            ClusterSpec::Discard => "Discard",
+        }
+    }
+
+    /// The port of endpoints that name none.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            ClusterSpec::Udp(udp) => udp.port,
+            ClusterSpec::Tcp(tcp) => tcp.port,
+            ClusterSpec::WebSocket(websocket) => websocket.port,
+            ClusterSpec::UnixDomainSocket(_) | ClusterSpec::Echo | ClusterSpec::Discard => None,
+        }
+    }
+}
