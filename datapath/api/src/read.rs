@@ -13,8 +13,6 @@ mod rule;
 mod scalars;
 mod spec;
 
-use std::str::FromStr;
-
 use serde_json::Value;
 
 use crate::check;
@@ -48,16 +46,6 @@ impl Config {
     /// makes one, since the types hold more than a document may say.
     pub fn check(&self) -> Vec<Problem> {
         Config::from_value(&self.to_value()).err().unwrap_or_default()
-    }
-}
-
-impl FromStr for Config {
-    type Err = Problem;
-
-    /// The first problem of [`Config::read`].
-    fn from_str(text: &str) -> Result<Config, Problem> {
-        Config::read(text)
-            .map_err(|problems| problems.into_iter().next().unwrap_or_else(|| Problem::new("", "unreadable")))
     }
 }
 

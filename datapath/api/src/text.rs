@@ -84,11 +84,23 @@ fn yaml(text: &str) -> Result<Value, SyntaxError> {
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        use serde_saphyr::MessageFormatter as _;
         let place = error.location().map_or((0, 0), |location| (location.line(), location.column()));
-        let message = serde_saphyr::DefaultMessageFormatter.format_message(error.without_snippet()).into_owned();
-        SyntaxError { place, message, is_final: false }
+        SyntaxError { place, message: yaml_message(error.without_snippet()), is_final: false }
     })
+}
+
+/// The reader's own words, where they do not speak to a programmer.
+fn yaml_message(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::budget::BudgetBreach;
+    use serde_saphyr::{Error, MessageFormatter as _};
+    match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("field {} is given twice", quoted(key)),
+        Error::MultipleDocuments { .. } => "a second document begins here; a configuration is one".to_owned(),
+        Error::AliasReplayLimitExceeded { .. } => "aliases (*name) make the document too big".to_owned(),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("nested deeper than {DOCUMENT_DEPTH_MAX}"),
+        Error::Budget { breach: BudgetBreach::Nodes { .. }, .. } => format!("more than {DOCUMENT_NODES_MAX} values"),
+        other => serde_saphyr::UserMessageFormatter.format_message(other).into_owned(),
+    }
 }
 
 /// Reads one value, refusing what `serde_json::Value` takes without a word: a field given twice, and trees that are

@@ -243,3 +243,107 @@ fn describe(what: &str, name: &str, protocol: &str) -> String {
         format!("{what} {} ({protocol})", quoted(name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warnings(text: &str) -> Vec<String> {
+        let config = Config::read(text).unwrap_or_else(|problems| panic!("{problems:?}"));
+        config.warnings().iter().map(ToString::to_string).collect()
+    }
+
+    const CLUSTERS: &str = "
+clusters:
+- {name: tcp, spec: {TCP: {port: 1}}}
+- {name: line, spec: {TCP: {port: 2, framing: line}}}
+- {name: unix, spec: {UnixDomainSocket: }}
+- {name: seqpacket, spec: {UnixDomainSocket: {type: seqpacket}}}
+- {name: udp, spec: {UDP: {port: 3}}}
+- {name: echo, spec: {Echo: }}
+- {name: discard, spec: {Discard: }}
+";
+
+    #[test]
+    fn a_route_is_walked_hop_by_hop() {
+        let table: [(&str, &str, &[&str]); 9] = [
+            (
+                "{UDP: {port: 1}}",
+                "{destination: tcp}",
+                &["destination: listener \"in\" (UDP) -> cluster \"tcp\" (TCP)"],
+            ),
+            ("{TCP: {port: 1}}", "{destination: tcp}", &[]),
+            (
+                "{TCP: {port: 1, framing: u16be}}",
+                "{destination: unix}",
+                &["destination: listener \"in\" (framing u16be) -> cluster \"unix\" (Unix stream)"],
+            ),
+            ("{UDP: {port: 1}}", "{destination: line, ingress: [seqpacket, udp]}", &[]),
+            (
+                "{UDP: {port: 1}}",
+                "{destination: tcp, ingress: [unix]}",
+                &["ingress[0]: listener \"in\" (UDP) -> cluster \"unix\" (Unix stream)"],
+            ),
+            (
+                "{TCP: {port: 1}}",
+                "{destination: tcp, ingress: [udp, echo]}",
+                &["destination: cluster \"udp\" (UDP) -> cluster \"tcp\" (TCP)"],
+            ),
+            (
+                "{TCP: {port: 1}}",
+                "{destination: seqpacket, egress: [unix]}",
+                &["egress[0]: cluster \"seqpacket\" (Unix seqpacket) -> cluster \"unix\" (Unix stream)"],
+            ),
+            ("{UDP: {port: 1}}", "{destination: discard, egress: [tcp]}", &[]),
+            (
+                "{UDP: {port: 1}}",
+                "{destination: {spec: {TCP: {port: 1}}}}",
+                &["destination: listener \"in\" (UDP) -> an inline cluster (TCP)"],
+            ),
+        ];
+        for (spec, route, expected) in table {
+            let text =
+                format!("listeners: [{{name: in, spec: {spec}, rules: [{{action: {{route: {route}}}}}]}}]{CLUSTERS}");
+            let expected: Vec<String> = expected
+                .iter()
+                .map(|line| {
+                    let (stage, hops) = line.split_once(": ").expect("stage: hops");
+                    let (from, to) = hops.split_once(" -> ").expect("from -> to");
+                    format!(
+                        "listeners[0].rules[0].action.route.{stage}: messages of {from} lose their boundaries on {to}: \
+                         set its framing to line, u16be or u32be"
+                    )
+                })
+                .collect();
+            assert_eq!(warnings(&text), expected, "{spec} {route}");
+        }
+    }
+
+    #[test]
+    fn a_named_route_is_warned_about_once_however_it_is_reached() {
+        let text = format!(
+            "
+listeners:
+- {{name: stream, spec: {{TCP: {{port: 1}}}}, rules: first}}
+- {{name: datagrams, spec: {{UDP: {{port: 1}}}}, rules: first}}
+- {{name: more, spec: {{WebSocket: {{port: 2}}}}, rules: [named]}}
+rulelists:
+- {{name: first, rules: [{{action: {{apply: second}}}}]}}
+- {{name: second, rules: [named]}}
+rules: [{{name: named, action: {{route: chain}}}}]
+routes: [{{name: chain, destination: tcp}}]{CLUSTERS}"
+        );
+        let warnings = warnings(&text);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].starts_with("routes[0].destination: messages of listener \"datagrams\" (UDP)"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn a_route_that_no_listener_reaches_is_looked_at_too() {
+        let text = format!("routes: [{{name: chain, destination: tcp, ingress: [udp]}}]{CLUSTERS}");
+        assert_eq!(warnings(&text).len(), 1);
+    }
+}

@@ -28,9 +28,12 @@ pub(crate) fn listener(value: &Value, at: &Path<'_>, problems: &mut Problems) ->
         return Listener { name, spec: stand_in(), rules, options: ListenerOptions::default() };
     };
     let name = fields.name(true);
+    let before = fields.problems.count();
     let spec = fields.must("spec", |value, at, problems| spec::spec(value, at, problems, &KINDS, listener_spec));
+    // What could not be read may be what the mode needs.
+    let readable = spec.as_ref().filter(|_| fields.problems.count() == before);
     let rules = fields.optional("rules", rules).unwrap_or_else(|| Rules::Inline(Vec::new()));
-    let options = fields.optional("options", |value, at, problems| options(value, at, spec.as_ref(), problems));
+    let options = fields.optional("options", |value, at, problems| options(value, at, readable, problems));
     fields.finish();
     Listener { name, spec: spec.unwrap_or_else(stand_in), rules, options: options.unwrap_or_default() }
 }

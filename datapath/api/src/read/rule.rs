@@ -72,7 +72,7 @@ fn rewrite(value: &Value, at: &Path<'_>, problems: &mut Problems) -> Option<Rewr
     let mut fields = Fields::open(value, at, problems)?;
     let path = fields.must("path", scalars::metadata_path);
     let constant = fields.raw("value");
-    let text = fields.optional("valueStr", |v, at, p| scalars::text(v, at, p).map(|text| Value::from(text)));
+    let text = fields.optional("valueStr", |v, at, p| scalars::text(v, at, p).map(Value::from));
     let has_text = fields.has("valueStr");
     match (constant, has_text) {
         (Some(_), true) => {
