@@ -4,12 +4,33 @@
 
 #![forbid(unsafe_code)]
 
-pub mod address;
-pub mod balance;
-pub mod codec;
-pub mod counters;
-pub mod ids;
-pub mod limits;
-pub mod time;
-pub mod timers;
+// A message: in, through its session's ring, out.
+pub mod forwarder;
 pub mod verdict;
+pub mod flows;
+pub mod codec;
+pub mod links;
+
+// A session: opened, described, ended.
+pub mod session;
+pub mod rules;
+pub mod metadata;
+mod open;
+mod stage;
+mod upgrade;
+pub mod balance;
+pub mod held;
+mod close;
+pub mod timers;
+mod turn;
+pub mod report;
+
+// What the others are made of.
+pub mod snapshot;
+pub mod counters;
+pub mod limits;
+pub mod address;
+pub mod ids;
+pub mod time;
+
+pub use forwarder::{Forwarder, Identity};

@@ -137,7 +137,6 @@ impl WebSocket {
 
     pub(super) fn finish(&mut self) -> Finish {
         let lost = self.pending.take().is_some_and(|pending| pending.is_unfinished());
-        self.state = State::Closed;
         if lost { Finish::Lost } else { Finish::Clean }
     }
 

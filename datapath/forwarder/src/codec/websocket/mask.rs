@@ -15,3 +15,31 @@ pub fn apply(bytes: &mut [u8], mut key: [u8; 4], offset: usize) {
         *byte ^= key;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::apply;
+
+    #[test]
+    fn equals_the_plain_loop_at_every_length_offset_and_alignment() {
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        let bytes: Vec<u8> = (0..80u8).map(|i| i.wrapping_mul(151)).collect();
+        for start in 0..9 {
+            for len in 0..=64 {
+                for offset in 0..9 {
+                    let mut masked = bytes.clone();
+                    apply(&mut masked[start..start + len], key, offset);
+                    let expected: Vec<u8> = bytes
+                        .iter()
+                        .enumerate()
+                        .map(|(i, byte)| match i.checked_sub(start) {
+                            Some(at) if at < len => byte ^ key[(at + offset) % 4],
+                            Some(_) | None => *byte,
+                        })
+                        .collect();
+                    assert_eq!(masked, expected, "start {start}, length {len}, offset {offset}");
+                }
+            }
+        }
+    }
+}
