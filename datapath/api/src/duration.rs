@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Result<Duration, NotADuration> {
 }
 
 /// Writes whole milliseconds in the largest unit that is exact: `60s` reads back as the same duration, and so
-/// does `1500ms`. Minutes begin at two, hours at one.
+/// does `1500ms`. Minutes begin at two, hours at one. What is below a millisecond is cut.
 pub fn format(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     match milliseconds {
