@@ -1,0 +1,186 @@
+//! `cargo ci`: every check that a change must pass, one after the other.
+//!
+//! A step says its name, what it ran, how long it took and what to do when it failed; the others run all the same.
+//! A step that cannot run here is skipped on a person's machine, and fails where `CI=true`.
+
+mod deny;
+mod style;
+mod suite;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum as _;
+
+/// One check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// Formatting
+    Fmt,
+    /// Lengths of files, and where `unsafe` may stand
+    Style,
+    /// Clippy, warnings denied
+    Clippy,
+    /// Licences, sources and bans of dependencies
+    Deny,
+    /// Generated files are fresh
+    Generated,
+    /// Every test of the workspace: unit, table, seeds, engine, end to end
+    Test,
+    /// The examples are accepted by the programs that they are for
+    Examples,
+}
+
+/// How a step went.
+enum Outcome {
+    Passed,
+    /// With what is missing.
+    Skipped(String),
+}
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn run(self, tally: &mut suite::Tally) -> Result<Outcome> {
+        match self {
+            Step::Fmt => cargo(&["fmt", "--all", "--check"]),
+            Step::Style => style::check(),
+            Step::Clippy => cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            Step::Deny => deny::check(),
+            Step::Generated => generated(),
+            Step::Test => suite::run(tally),
+            Step::Examples => examples(),
+        }
+    }
+
+    /// What to do when it failed.
+    fn advice(self) -> &'static str {
+        match self {
+            Step::Fmt => "run `cargo fmt --all`",
+            Step::Style => "split the file, or move the code to where its kind belongs (CONTRIBUTING.md)",
+            Step::Clippy => "mend what it says; an `#[allow]` needs a reason beside it",
+            Step::Deny => "look at deny.toml: another crate, or a line there with a reason",
+            Step::Generated => "run the generator that is named above, and commit what it writes",
+            Step::Test => "the failing test's name is above; `cargo test NAME` runs it alone",
+            Step::Examples => "`l7mp-proxy --check FILE` shows the errors of one example",
+        }
+    }
+}
+
+/// Runs the steps, all of them if none is named. An error when one fails.
+pub fn run(steps: &[Step]) -> Result<()> {
+    let steps = if steps.is_empty() { Step::value_variants() } else { steps };
+    let start = Instant::now();
+    let mut tally = suite::Tally::default();
+    let mut lines = Vec::new();
+    let (mut failed, in_ci) = (0, std::env::var_os("CI").is_some_and(|ci| ci == "true"));
+    for step in steps {
+        let (name, start) = (step.name(), Instant::now());
+        println!("\n==> {name}");
+        let result = match step.run(&mut tally) {
+            Ok(Outcome::Passed) => "ok".to_owned(),
+            Ok(Outcome::Skipped(reason)) if !in_ci => format!("skipped: {reason}"),
+            Ok(Outcome::Skipped(reason)) => {
+                failed += 1;
+                format!("FAILED: skipped, which CI=true forbids: {reason}")
+            }
+            Err(error) => {
+                failed += 1;
+                format!("FAILED: {error:#}; {}", step.advice())
+            }
+        };
+        let line = format!("{name:<10} {:>8}  {result}", seconds(start.elapsed()));
+        println!("<== {line}");
+        lines.push(line);
+    }
+    println!(
+        "\n{}\n{} in {}",
+        lines.join("\n"),
+        if failed == 0 { "all ok" } else { "FAILED" },
+        seconds(start.elapsed())
+    );
+    if steps.contains(&Step::Test) {
+        println!("{} passed, {} failed", tally.passed, tally.failed);
+    }
+    ensure!(failed == 0, "{failed} of {} steps failed", steps.len());
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// A command of cargo's, in the workspace, that reads no terminal.
+fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(crate::workspace()).stdin(Stdio::null());
+    command
+}
+
+fn cargo(arguments: &[&str]) -> Result<Outcome> {
+    println!("cargo {}", arguments.join(" "));
+    let status = cargo_command(arguments).status().context("cannot run cargo")?;
+    ensure!(status.success(), "cargo {} says no", arguments[0]);
+    Ok(Outcome::Passed)
+}
+
+/// Generated files of the repository: the command that writes one to stdout, and where it is committed.
+const GENERATED: [(&[&str], &str); 0] = [];
+
+fn generated() -> Result<Outcome> {
+    let mut stale = Vec::new();
+    for (command, file) in GENERATED {
+        println!("cargo {} > {file}", command.join(" "));
+        let output = cargo_command(command).stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "the generator of {file} fails");
+        if std::fs::read(crate::workspace().join(file)).unwrap_or_default() != output.stdout {
+            stale.push(file);
+        }
+    }
+    ensure!(stale.is_empty(), "stale: {}", stale.join(", "));
+    println!("{} generated files", GENERATED.len());
+    Ok(Outcome::Passed)
+}
+
+/// Shows every proxy document among the examples to the proxy. Manifests are read by the controller's golden tests.
+fn examples() -> Result<Outcome> {
+    let mut documents = Vec::new();
+    find_documents(&crate::workspace().join("deploy/examples"), &mut documents)?;
+    documents.sort();
+    for document in &documents {
+        println!("l7mp-proxy --check {}", document.display());
+        let mut check = cargo_command(&["run", "--quiet", "-p", "l7mp-proxy", "--", "--check"]);
+        let status = check.arg(document).status().context("cannot run cargo")?;
+        ensure!(status.success(), "{} is refused", document.display());
+    }
+    println!("{} proxy documents", documents.len());
+    Ok(Outcome::Passed)
+}
+
+/// Files that are configuration documents: JSON, or YAML that is no Kubernetes manifest and no Helm template.
+fn find_documents(directory: &Path, documents: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_documents(&path, documents)?;
+            continue;
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => documents.push(path),
+            Some("yaml" | "yml") => {
+                let text = std::fs::read_to_string(&path)?;
+                if !text.lines().any(|line| line.starts_with("apiVersion:")) {
+                    documents.push(path);
+                }
+            }
+            Some("md") => (),
+            _ => bail!("{} is neither YAML nor JSON: how is it to be checked?", path.display()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! `cargo demo`: the first task, shown to a person.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::testbed::{self, Binaries, Profile, Role, Testbed};
+
+/// What the page of the task types.
+const LINES: [&str; 2] = ["This is a test!", "Hurray it's working!"];
+/// How long the first answer may take: programs start, and the configuration arrives.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long each answer is waited for before its line is sent again: UDP promises nothing.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Options of `cargo demo`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Check the answers, then end
+    #[arg(long)]
+    once: bool,
+    /// UDP port of the gateway, on 127.0.0.1
+    #[arg(long, default_value_t = 9001)]
+    port: u16,
+    /// Build without optimisation, which is sooner done
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Runs the demo until Ctrl-C, or once.
+pub fn run(options: &Options) -> Result<()> {
+    let interrupt = Interrupt::new()?;
+    println!("building l7mp-proxy, l7mpctl and l7mp-controller ...");
+    let profile = if options.debug { Profile::Debug } else { Profile::Release };
+    let binaries = Binaries::build(profile, std::env::current_exe()?)?;
+    interrupt.check()?;
+    let mut testbed = Testbed::start(
+        &binaries,
+        testbed::Options {
+            gateway_address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            gateway_port: options.port,
+            ..testbed::Options::default()
+        },
+    )?;
+    if let Err(error) = show(&mut testbed, &interrupt) {
+        if !interrupt.came() {
+            eprintln!("{}", testbed.logs(30));
+        }
+        return Err(error);
+    }
+    if options.once {
+        return Ok(());
+    }
+    explain(&testbed, &binaries, options.port);
+    while !interrupt.wait(Duration::from_secs(1)) {
+        if let Err(error) = testbed.check() {
+            eprintln!("{}", testbed.logs(10));
+            return Err(error);
+        }
+    }
+    println!("\nstopped");
+    Ok(())
+}
+
+/// Sends the lines of the page and prints the answers.
+fn show(testbed: &mut Testbed, interrupt: &Interrupt) -> Result<()> {
+    testbed.wait_ready(READY_PATIENCE, |_| interrupt.came())?;
+    let gateway = testbed.gateway();
+    let mut client = Client::new(gateway)?;
+    println!("$ socat - udp4:{gateway}");
+    for line in LINES {
+        let answer = client.ask(line, interrupt)?;
+        print!("{line}\n{answer}");
+        check(testbed, line, &answer)?;
+    }
+    Ok(std::io::stdout().flush()?)
+}
+
+/// Whether an answer is what the page promises: the worker's line, the transcoder's, and nothing else.
+fn check(testbed: &Testbed, line: &str, answer: &str) -> Result<()> {
+    let right =
+        |worker: &str, transcoder: &str| answer == format!("Echo on {worker}: \nTranscoded on {transcoder}: {line}\n");
+    let mut workers = testbed.pods_of(Role::Worker);
+    let as_promised =
+        workers.any(|worker| testbed.pods_of(Role::Transcoder).any(|transcoder| right(&worker.name, &transcoder.name)));
+    ensure!(as_promised, "the answer to \"{line}\" is not the page's: {answer:?}");
+    Ok(())
+}
+
+fn explain(testbed: &Testbed, binaries: &Binaries, port: u16) {
+    println!("\nThe gateway, two transcoders, two workers and the controller are up. Type, in another terminal:\n");
+    println!("    socat - udp4:127.0.0.1:{port}");
+    println!("\nand a line. To look inside:\n");
+    for pod in testbed.pods().iter().filter(|pod| pod.proxy.is_some()) {
+        println!("    {} --socket {} top", binaries.ctl.display(), pod.admin_socket.display());
+    }
+    println!("\nThe controller follows the manifests in\n\n    {}", testbed.manifests().display());
+    println!("\nCtrl-C stops everything and leaves nothing behind.");
+    let _ = std::io::stdout().flush();
+}
+
+/// A UDP client that types a line and reads the two lines of its answer.
+struct Client {
+    socket: UdpSocket,
+}
+
+impl Client {
+    fn new(gateway: SocketAddr) -> Result<Client> {
+        let any: IpAddr = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse()? };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(gateway)?;
+        socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
+        Ok(Client { socket })
+    }
+
+    /// The answer to a line, which is sent again when nothing comes.
+    fn ask(&mut self, line: &str, interrupt: &Interrupt) -> Result<String> {
+        let deadline = Instant::now() + READY_PATIENCE;
+        let mut answer = String::new();
+        while answer.lines().count() < 2 || !answer.ends_with('\n') {
+            interrupt.check()?;
+            ensure!(Instant::now() < deadline, "no answer to \"{line}\" in {READY_PATIENCE:?}, but {answer:?}");
+            if answer.is_empty() {
+                // ECONNREFUSED from an earlier try, when the gateway had no socket yet: try again.
+                let _ = self.socket.send(format!("{line}\n").as_bytes());
+            }
+            let mut datagram = [0; 65_536];
+            match self.socket.recv(&mut datagram) {
+                Ok(length) => answer += &String::from_utf8_lossy(&datagram[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    std::thread::sleep(crate::process::POLL);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => (),
+                Err(error) => return Err(error).context("cannot receive"),
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// Ctrl-C, and the other polite ways to end us.
+struct Interrupt {
+    came: Arc<AtomicBool>,
+    arrival: mpsc::Receiver<()>,
+}
+
+impl Interrupt {
+    fn new() -> Result<Interrupt> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+        let came = Arc::new(AtomicBool::new(false));
+        let (arrived, arrival) = mpsc::channel();
+        let flag = Arc::clone(&came);
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                flag.store(true, Ordering::Relaxed);
+                if arrived.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Interrupt { came, arrival })
+    }
+
+    fn came(&self) -> bool {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.came() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+
+    /// Waits for it, at most for `patience`; whether it came.
+    fn wait(&self, patience: Duration) -> bool {
+        self.came() || self.arrival.recv_timeout(patience).is_ok()
+    }
+}
