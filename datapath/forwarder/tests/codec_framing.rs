@@ -145,7 +145,7 @@ fn any_payload() -> impl Strategy<Value = Vec<u8>> {
     let byte = any::<u8>().prop_map(|byte| if byte == b'\n' { b' ' } else { byte });
     prop_oneof![
         8 => prop::collection::vec(byte.clone(), 0..300),
-        1 => prop::collection::vec(byte, 60_000..=65_535),
+        1 => (60_000usize..=65_535, byte).prop_map(|(len, byte)| vec![byte; len]),
     ]
 }
 

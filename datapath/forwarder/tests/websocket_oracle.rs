@@ -191,7 +191,7 @@ impl Item {
 fn any_payload() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         6 => prop::collection::vec(any::<u8>(), 0..200),
-        1 => prop::collection::vec(any::<u8>(), 30_000..70_000),
+        1 => (30_000usize..70_000, any::<u8>()).prop_map(|(len, byte)| vec![byte; len]),
     ]
 }
 
