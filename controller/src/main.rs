@@ -1,3 +1,176 @@
-//! Compiles l7mp resources for each proxy and pushes them to its admin socket.
+//! `l7mp-controller`: compiles resources for each proxy, and pushes them to its admin socket.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use l7mp_controller::admin::AdminSocket;
+use l7mp_controller::compile::{HeldBack, compile};
+use l7mp_controller::local::{self, Directory};
+use l7mp_controller::object::PodName;
+use l7mp_controller::push::{Pusher, Timing};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "\
+Examples:
+  One gateway and one transcoder of this machine, with the manifests of a directory:
+
+      l7mp-controller local --manifests deploy/examples/first-task \\
+          --proxy default/gateway=/run/l7mp/gateway.sock \\
+          --proxy default/transcoder-1=/run/l7mp/transcoder-1.sock
+
+  What the gateway would be told, without any proxy:
+
+      l7mp-controller compile --manifests deploy/examples/first-task --proxy default/gateway
+
+The log goes to stderr; RUST_LOG sets its level (default info).";
+
+/// Compiles l7mp resources for each proxy, and pushes them to its admin socket.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take the manifests of a directory, and keep the proxies of this machine at them.
+    Local(Local),
+    /// Print the document that one proxy would get, and what is wrong with the manifests on stderr.
+    Compile(Compile),
+}
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+struct Local {
+    /// Directory of YAML files (.yaml, .yml, .json; below it too): VirtualServices, Targets, Routes, Rules,
+    /// and Pods and Services as `kubectl get -o yaml` prints them. Changes are followed; write a file beside
+    /// and rename it, so that no half of it is seen.
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// A proxy: the Pod that it belongs to (its labels are looked up among the manifests) and its admin
+    /// socket. Once for each proxy.
+    #[arg(long = "proxy", value_name = "NAMESPACE/POD=SOCKET", required = true)]
+    proxies: Vec<Proxy>,
+    /// End as soon as every proxy has acknowledged its configuration.
+    #[arg(long)]
+    once: bool,
+}
+
+#[derive(Args)]
+struct Compile {
+    /// Directory of YAML files, as for `local`.
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// The Pod that the proxy belongs to.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    proxy: PodName,
+}
+
+/// A proxy of this machine.
+#[derive(Clone)]
+struct Proxy {
+    pod: PodName,
+    socket: PathBuf,
+}
+
+impl FromStr for Proxy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (pod, socket) = text
+            .split_once('=')
+            .filter(|(_, socket)| !socket.is_empty())
+            .ok_or("write NAMESPACE/POD=SOCKET, for example default/gateway=/run/l7mp/admin.sock")?;
+        let pod = pod.parse::<PodName>().map_err(|error| error.to_string())?;
+        Ok(Proxy { pod, socket: PathBuf::from(socket) })
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    let result = match cli.command {
+        Command::Local(local) => run_local(local),
+        Command::Compile(request) => run_compile(&request),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_compile(request: &Compile) -> anyhow::Result<()> {
+    let directory = Directory::open(&request.manifests)?;
+    let compiled = compile(directory.world(), &request.proxy, &HeldBack::new());
+    for report in &compiled.reports {
+        tracing::warn!("{report}");
+    }
+    println!("{}", serde_json::to_string_pretty(&compiled.config)?);
+    Ok(())
+}
+
+fn run_local(request: Local) -> anyhow::Result<()> {
+    for (index, proxy) in request.proxies.iter().enumerate() {
+        if let Some(other) =
+            request.proxies[..index].iter().find(|other| other.pod == proxy.pod || other.socket == proxy.socket)
+        {
+            bail!(
+                "two proxies share a pod or a socket: {}={} and {}={}",
+                other.pod,
+                other.socket.display(),
+                proxy.pod,
+                proxy.socket.display(),
+            );
+        }
+    }
+    let directory = Directory::open(&request.manifests)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(serve(request, directory))
+}
+
+async fn serve(request: Local, directory: Directory) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let (sender, worlds) = watch::channel(Arc::new(directory.world().clone()));
+    let mut pushers = JoinSet::new();
+    for proxy in request.proxies {
+        let admin = AdminSocket::new(proxy.socket);
+        let pusher = Pusher::new(proxy.pod, admin, worlds.clone(), Timing::default());
+        if request.once {
+            pushers.spawn(pusher.run_once());
+        } else {
+            pushers.spawn(pusher.run());
+        }
+    }
+    drop(worlds);
+    let following = async {
+        match request.once {
+            true => std::future::pending().await,
+            false => local::follow(directory, sender).await,
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        result = following => result.context("cannot follow the directory"),
+        results = pushers.join_all() => {
+            drop(results);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Manifests: texts of YAML documents, as `kubectl apply` takes and `kubectl get -o yaml` prints them.
+
+use std::fmt;
+
+use l7mp_api::Problem;
+use l7mp_crds::{API_VERSION, Pod, Service};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::check::check;
+use crate::object::{Object, ObjectId};
+
+/// The most bytes of one manifest file.
+pub const FILE_BYTES_MAX: usize = 8 << 20;
+
+/// The objects of a text, and what was left out of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    /// Objects that are right by themselves.
+    pub objects: Vec<Object>,
+    /// What is wrong with the others.
+    pub faults: Vec<Fault>,
+}
+
+/// Why an object, or a whole document, was left out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Which document of the text, from 1.
+    pub document: usize,
+    /// The object, as far as its kind and name could be read.
+    pub object: Option<String>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "document {}: ", self.document)?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        self.problem.fmt(f)
+    }
+}
+
+/// Reads every document of a text. A wrong one never takes the others down; objects of kinds that we do
+/// not know are passed over, since a directory of manifests holds Deployments too.
+pub fn read(text: &str) -> Manifest {
+    let mut manifest = Manifest::default();
+    let mut seen: Vec<ObjectId> = Vec::new();
+    for (index, document) in documents(text).into_iter().enumerate() {
+        let mut reader = Reader { document: index + 1, manifest: &mut manifest, seen: &mut seen };
+        match serde_saphyr::from_str::<Value>(document) {
+            Ok(value) => reader.value(value, ""),
+            Err(error) => reader.fault(None, "", first_line(&error.to_string())),
+        }
+    }
+    manifest
+}
+
+/// Splits a text at its `---` lines. YAML gives such a line no other meaning, not even within a block of
+/// text, so one broken document cannot hide the next.
+fn documents(text: &str) -> Vec<&str> {
+    let mut documents = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        if line.starts_with("---") && line[3..].chars().next().is_none_or(char::is_whitespace) {
+            documents.push(&text[start..at]);
+            // What follows the marker on its line belongs to the document.
+            start = at + 3;
+        }
+        at += line.len();
+    }
+    documents.push(&text[start..]);
+    if documents.len() > 1 && is_blank(documents[0]) {
+        documents.remove(0);
+    }
+    documents
+}
+
+/// Whether there is nothing but white space, comments and directives.
+fn is_blank(document: &str) -> bool {
+    document.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with(['#', '%']))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+}
+
+struct Reader<'a> {
+    document: usize,
+    manifest: &'a mut Manifest,
+    seen: &'a mut Vec<ObjectId>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, object: Option<String>, path: &str, message: impl Into<String>) {
+        let problem = Problem { path: path.to_owned(), message: message.into() };
+        self.manifest.faults.push(Fault { document: self.document, object, problem });
+    }
+
+    /// One object, or a list of them; `at` is the path of the value in its document.
+    fn value(&mut self, value: Value, at: &str) {
+        let Value::Object(mut map) = value else {
+            if !value.is_null() {
+                self.fault(None, at, "is not an object; a manifest is a map with apiVersion, kind and metadata");
+            }
+            return;
+        };
+        if map.is_empty() {
+            return;
+        }
+        let text = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
+        let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+            self.fault(None, at, "has no apiVersion or no kind");
+            return;
+        };
+        if kind.ends_with("List")
+            && let Some(Value::Array(items)) = map.remove("items")
+        {
+            for (index, item) in items.into_iter().enumerate() {
+                self.value(item, &format!("{at}{}items[{index}]", if at.is_empty() { "" } else { "." }));
+            }
+            return;
+        }
+        let value = Value::Object(map);
+        let named = |value: &Value| {
+            let name = value["metadata"]["name"].as_str().unwrap_or("(no name)");
+            let namespace = value["metadata"]["namespace"].as_str().unwrap_or(l7mp_crds::DEFAULT_NAMESPACE);
+            format!("{kind} {namespace}/{name}")
+        };
+        let object = match (version.as_str(), kind.as_str()) {
+            (API_VERSION, "VirtualService") => parse(&value).map(Object::VirtualService),
+            (API_VERSION, "Target") => parse(&value).map(Object::Target),
+            (API_VERSION, "Route") => parse(&value).map(Object::Route),
+            (API_VERSION, "Rule") => parse(&value).map(Object::Rule),
+            ("v1", "Pod") => parse::<Pod>(&value).map(Object::Pod),
+            ("v1", "Service") => parse::<Service>(&value).map(Object::Service),
+            (version, _) if version.starts_with("l7mp.io/") => {
+                let message =
+                    format!("{version} has no kind {kind}; {API_VERSION} has VirtualService, Target, Route, Rule");
+                return self.fault(Some(named(&value)), at, message);
+            }
+            _ => return,
+        };
+        match object {
+            Ok(object) => self.object(object),
+            Err(problem) => {
+                let fault = Fault { document: self.document, object: Some(named(&value)), problem };
+                self.manifest.faults.push(fault);
+            }
+        }
+    }
+
+    fn object(&mut self, object: Object) {
+        let id = object.id();
+        let problems = check(&object);
+        if self.seen.contains(&id) {
+            self.fault(Some(id.to_string()), "", "stands in this file already; the first one counts");
+        } else if problems.is_empty() {
+            self.seen.push(id);
+            self.manifest.objects.push(object);
+        } else {
+            for problem in problems {
+                let fault = Fault { document: self.document, object: Some(id.to_string()), problem };
+                self.manifest.faults.push(fault);
+            }
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = match error.path().to_string() {
+            path if path == "." => String::new(),
+            path => path,
+        };
+        let message = match error.inner().to_string() {
+            // serde's words for a protocol that is missing, or one of two.
+            message if message.contains("map with a single key") => "needs exactly one key: the protocol".to_owned(),
+            message => message,
+        };
+        Problem { path, message }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        read(text).faults.iter().map(ToString::to_string).collect()
+    }
+
+    const TARGET: &str = "
+apiVersion: l7mp.io/v1
+kind: Target
+metadata: {name: echo}
+spec: {cluster: {spec: {Echo: {}}}}
+";
+
+    #[test]
+    fn a_broken_document_does_not_take_its_neighbours_down() {
+        let other = TARGET.replace("echo", "second");
+        let manifest = read(&format!("# head\n---{TARGET}---\n: : [\n---\n---{other}...\n"));
+        let names: Vec<_> = manifest.objects.iter().map(|object| object.id().to_string()).collect();
+        assert_eq!(names, ["Target default/echo", "Target default/second"]);
+        assert_eq!(manifest.faults.len(), 1, "{:?}", manifest.faults);
+        assert_eq!(manifest.faults[0].document, 2);
+    }
+
+    #[test]
+    fn lists_as_kubectl_prints_them_are_opened() {
+        let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, labels: null, managedFields: [{x: 1}]}, \
+                   spec: {containers: []}, status: {phase: Running, podIP: 10.0.0.1, hostIP: 1.2.3.4}}";
+        let manifest = read(&format!(
+            "apiVersion: v1\nkind: List\nitems:\n- {pod}\n- {{apiVersion: apps/v1, kind: Deployment}}\nmetadata: {{resourceVersion: ''}}\n"
+        ));
+        assert_eq!(manifest.faults, []);
+        assert_eq!(manifest.objects.len(), 1);
+    }
+
+    #[test]
+    fn json_is_yaml_too() {
+        let manifest = read(
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s"},"spec":{"ports":[{"port":80,"targetPort":"http"}]}}"#,
+        );
+        assert_eq!((manifest.objects.len(), manifest.faults.len()), (1, 0));
+    }
+
+    #[test]
+    fn kinds_of_others_are_passed_over_and_unknown_ones_of_ours_are_not() {
+        assert_eq!(faults("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n"), [""; 0]);
+        let fault = &faults(&TARGET.replace("kind: Target", "kind: Tagret"))[0];
+        assert!(fault.contains("document 1: Tagret default/echo: l7mp.io/v1 has no kind Tagret"), "{fault}");
+        let fault = &faults(&TARGET.replace("l7mp.io/v1", "l7mp.io/v2"))[0];
+        assert!(fault.contains("l7mp.io/v2 has no kind Target"), "{fault}");
+    }
+
+    #[test]
+    fn the_second_object_of_one_name_is_reported() {
+        let fault = &faults(&format!("{TARGET}---{TARGET}"))[0];
+        assert_eq!(fault, "document 2: Target default/echo: stands in this file already; the first one counts");
+    }
+}

@@ -1,0 +1,254 @@
+//! Keeps one proxy at its configuration.
+//!
+//! The proxy is asked every half second which process it is and which configuration it has; whatever
+//! differs from what it acknowledged last (a restart, another hand, a changed world) is pushed whole.
+//! An error that the proxy reports is laid to the object that it came from: that object is held back, the
+//! rest is pushed at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use l7mp_api::status::{Applied, Info};
+use l7mp_api::{Config, Problem};
+use tokio::sync::watch;
+
+use crate::admin::{AdminError, AdminSocket};
+use crate::compile::{Compiled, HeldBack, Report, compile};
+use crate::held::{Pauses, Quarantine};
+use crate::object::{ObjectId, PodName};
+use crate::world::World;
+
+/// How many changed objects a line of log names.
+const NAMED_MAX: usize = 3;
+
+/// How often, and how patiently.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two looks at a proxy that is well.
+    pub poll: Duration,
+    /// Between attempts at one that is not.
+    pub retry: Pauses,
+    /// Before a refused object is tried again.
+    pub hold: Pauses,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            poll: Duration::from_millis(500),
+            retry: Pauses { first: Duration::from_millis(100), max: Duration::from_secs(1) },
+            hold: Pauses { first: Duration::from_secs(1), max: Duration::from_secs(60) },
+        }
+    }
+}
+
+/// Keeps one proxy at its configuration.
+pub struct Pusher {
+    proxy: PodName,
+    admin: AdminSocket,
+    timing: Timing,
+    worlds: watch::Receiver<Arc<World>>,
+    quarantine: Quarantine,
+    desired: Option<Desired>,
+    acknowledged: Option<Acknowledged>,
+    reports: BTreeSet<Report>,
+    failures: u32,
+    last_failure: String,
+}
+
+/// What the proxy should have.
+struct Desired {
+    world: Arc<World>,
+    held: HeldBack,
+    compiled: Arc<Compiled>,
+}
+
+/// What the proxy has said that it has.
+struct Acknowledged {
+    instance: String,
+    version: u64,
+    world: Arc<World>,
+    compiled: Arc<Compiled>,
+}
+
+impl Acknowledged {
+    fn is_in_force(&self, info: &Info) -> bool {
+        self.instance == info.instance && self.version == info.config_version
+    }
+}
+
+impl Pusher {
+    /// A pusher for one proxy, which compiles each world that it receives.
+    pub fn new(proxy: PodName, admin: AdminSocket, worlds: watch::Receiver<Arc<World>>, timing: Timing) -> Pusher {
+        Pusher {
+            proxy,
+            admin,
+            timing,
+            worlds,
+            quarantine: Quarantine::new(timing.hold),
+            desired: None,
+            acknowledged: None,
+            reports: BTreeSet::new(),
+            failures: 0,
+            last_failure: String::new(),
+        }
+    }
+
+    /// Keeps the proxy at its configuration until there are no more worlds.
+    pub async fn run(mut self) {
+        loop {
+            let pause = self.turn().await.unwrap_or_else(|pause| pause);
+            tokio::select! {
+                changed = self.worlds.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Tries until the proxy has acknowledged the present world.
+    pub async fn run_once(mut self) {
+        while let Err(pause) = self.turn().await {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One look at the proxy, and a push when it needs one. Gives the pause until the next look, as an
+    /// error when the proxy could not be brought up to date.
+    async fn turn(&mut self) -> Result<Duration, Duration> {
+        let world = Arc::clone(&self.worlds.borrow_and_update());
+        match self.sync(&world).await {
+            Ok(()) => {
+                self.failures = 0;
+                self.last_failure.clear();
+                let now = Instant::now();
+                let release = self.quarantine.next_release(now).map(|release| release - now);
+                Ok(release.map_or(self.timing.poll, |release| release.min(self.timing.poll)))
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                let failure = error.to_string();
+                if failure != self.last_failure {
+                    tracing::warn!("{}: {failure}; trying again", self.proxy);
+                    self.last_failure = failure;
+                }
+                Err(self.timing.retry.after(self.failures))
+            }
+        }
+    }
+
+    async fn sync(&mut self, world: &Arc<World>) -> Result<(), AdminError> {
+        self.quarantine.refresh(world);
+        let info = self.admin.info().await?;
+        loop {
+            let compiled = self.compile(world);
+            if let Some(acknowledged) = self.acknowledged.as_mut().filter(|last| last.is_in_force(&info))
+                && acknowledged.compiled.config == compiled.config
+            {
+                acknowledged.world = Arc::clone(world);
+                acknowledged.compiled = compiled;
+                return Ok(());
+            }
+            match self.admin.put_config(&compiled.config).await {
+                Ok(applied) => {
+                    self.acknowledge(info, applied, world, compiled);
+                    return Ok(());
+                }
+                Err(AdminError::Refused { errors }) => {
+                    if !self.hold_back(&errors, world, &compiled) {
+                        return Err(AdminError::Refused { errors });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What the proxy should have; compiled anew only when the world or what is held back has changed.
+    fn compile(&mut self, world: &Arc<World>) -> Arc<Compiled> {
+        let held = self.quarantine.held(Instant::now());
+        if let Some(desired) = &self.desired
+            && Arc::ptr_eq(&desired.world, world)
+            && desired.held == held
+        {
+            return Arc::clone(&desired.compiled);
+        }
+        let compiled = Arc::new(compile(world, &self.proxy, &held));
+        let reports: BTreeSet<Report> = compiled.reports.iter().cloned().collect();
+        for report in reports.difference(&self.reports) {
+            tracing::warn!("{}: {report}", self.proxy);
+        }
+        self.reports = reports;
+        self.desired = Some(Desired { world: Arc::clone(world), held, compiled: Arc::clone(&compiled) });
+        compiled
+    }
+
+    /// Holds back every object that an error came from; whether there was one.
+    fn hold_back(&mut self, errors: &[Problem], world: &World, compiled: &Compiled) -> bool {
+        let mut blamed: BTreeMap<ObjectId, Vec<String>> = BTreeMap::new();
+        for error in errors {
+            if let Some(origin) = compiled.origins.find(&error.path) {
+                blamed.entry(origin.object).or_default().push(format!("{}: {}", origin.path, error.message));
+            }
+        }
+        for (id, said) in &blamed {
+            let said = said.join("; ");
+            let (pause, news) = self.quarantine.hold(id, said.clone(), world, Instant::now());
+            if news {
+                tracing::warn!("{} refuses {id}: {said}; left out, tried again in {pause:?}", self.proxy);
+            }
+        }
+        !blamed.is_empty()
+    }
+
+    fn acknowledge(&mut self, info: Info, applied: Applied, world: &Arc<World>, compiled: Arc<Compiled>) {
+        let cause = self.cause(&info, world, &compiled);
+        let Config { listeners, clusters, .. } = &compiled.config;
+        let holds = format!("{}, {}", count(listeners.len(), "listener"), count(clusters.len(), "cluster"));
+        if applied.changed {
+            tracing::info!("{cause}: pushed version {} to {} ({holds})", applied.version, self.proxy);
+        } else {
+            tracing::info!("{cause}: {} has it already, as version {} ({holds})", self.proxy, applied.version);
+        }
+        for warning in &applied.warnings {
+            match compiled.origins.find(&warning.path) {
+                Some(origin) => tracing::warn!("{}: {origin}: {}", self.proxy, warning.message),
+                None => tracing::warn!("{}: {warning}", self.proxy),
+            }
+        }
+        let held = self.desired.as_ref().map(|desired| desired.held.clone()).unwrap_or_default();
+        for id in self.quarantine.accepted(&held) {
+            tracing::info!("{} takes {id} again", self.proxy);
+        }
+        let (instance, version) = (info.instance, applied.version);
+        self.acknowledged = Some(Acknowledged { instance, version, world: Arc::clone(world), compiled });
+    }
+
+    /// Why the proxy needed a push, for the log.
+    fn cause(&self, info: &Info, world: &World, compiled: &Compiled) -> String {
+        let Some(last) = &self.acknowledged else {
+            return format!("first look at {}", self.proxy);
+        };
+        if last.instance != info.instance {
+            return format!("{} has restarted", self.proxy);
+        }
+        let concerns = |id: &ObjectId| last.compiled.sources.contains(id) || compiled.sources.contains(id);
+        let changed: Vec<String> =
+            world.changed_since(&last.world).iter().filter(|id| concerns(id)).map(ToString::to_string).collect();
+        if changed.is_empty() {
+            return match last.version == info.config_version {
+                true => "objects held back".to_owned(),
+                false => format!("{} had version {} of another hand", self.proxy, info.config_version),
+            };
+        }
+        let more = match changed.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("{}{more} changed", changed[..changed.len().min(NAMED_MAX)].join(", "))
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

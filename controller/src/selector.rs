@@ -1,0 +1,103 @@
+//! Which pods a selector picks.
+
+use l7mp_crds::{Operator, Pod, Requirement, Selector};
+
+/// The fields of a pod that `matchFields` may name.
+pub const FIELDS: [&str; 6] =
+    ["metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", "status.phase", "status.podIP"];
+
+/// The namespace whose pods a selector picks, when it stands in an object of `namespace`.
+pub fn namespace<'a>(selector: &'a Selector, namespace: &'a str) -> &'a str {
+    selector.match_namespace.as_deref().unwrap_or(namespace)
+}
+
+/// Whether a selector that stands in an object of `from` picks a pod. All terms must hold.
+pub fn matches(selector: &Selector, from: &str, pod: &Pod) -> bool {
+    let labels = &pod.metadata.labels;
+    pod.metadata.namespace() == namespace(selector, from)
+        && selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        && selector.match_expressions.iter().all(|term| holds(term, labels.get(&term.key).map(String::as_str)))
+        && selector.match_fields.iter().all(|term| holds(term, field(pod, &term.key)))
+}
+
+fn holds(term: &Requirement, value: Option<&str>) -> bool {
+    let listed = || value.is_some_and(|value| term.values.iter().any(|listed| listed == value));
+    match term.operator {
+        Operator::In => listed(),
+        Operator::NotIn => !listed(),
+        Operator::Exists => value.is_some(),
+        Operator::DoesNotExist => value.is_none(),
+    }
+}
+
+fn field<'a>(pod: &'a Pod, path: &str) -> Option<&'a str> {
+    match path {
+        "metadata.name" => Some(&pod.metadata.name),
+        "metadata.namespace" => Some(pod.metadata.namespace()),
+        "spec.nodeName" => pod.spec.node_name.as_deref(),
+        "spec.serviceAccountName" => pod.spec.service_account_name.as_deref(),
+        "status.phase" => pod.status.phase.as_deref(),
+        "status.podIP" => pod.status.pod_ip.as_deref(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod() -> Pod {
+        serde_saphyr::from_str(
+            "
+metadata: {name: w-1, namespace: games, labels: {app: worker, tier: '2', empty: ''}}
+spec: {nodeName: node-a, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.0.0.7}
+",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn accepts_and_rejects_by_every_term() {
+        let table = [
+            ("{}", true),
+            ("{matchLabels: {app: worker}}", true),
+            ("{matchLabels: {app: worker, tier: '2'}}", true),
+            ("{matchLabels: {app: worker, tier: '3'}}", false),
+            ("{matchLabels: {absent: ''}}", false),
+            ("{matchLabels: {empty: ''}}", true),
+            ("{matchExpressions: [{key: app, operator: In, values: [x, worker]}]}", true),
+            ("{matchExpressions: [{key: app, operator: In, values: [x]}]}", false),
+            ("{matchExpressions: [{key: absent, operator: In, values: [x]}]}", false),
+            ("{matchExpressions: [{key: app, operator: NotIn, values: [worker]}]}", false),
+            ("{matchExpressions: [{key: app, operator: NotIn, values: [x]}]}", true),
+            ("{matchExpressions: [{key: absent, operator: NotIn, values: [x]}]}", true),
+            ("{matchExpressions: [{key: app, operator: Exists}]}", true),
+            ("{matchExpressions: [{key: absent, operator: Exists}]}", false),
+            ("{matchExpressions: [{key: app, operator: DoesNotExist}]}", false),
+            ("{matchExpressions: [{key: absent, operator: DoesNotExist}]}", true),
+            ("{matchExpressions: [{key: app, operator: Exists}, {key: tier, operator: In, values: ['3']}]}", false),
+            ("{matchLabels: {app: worker}, matchExpressions: [{key: tier, operator: NotIn, values: ['2']}]}", false),
+            ("{matchFields: [{key: metadata.name, operator: In, values: [w-1]}]}", true),
+            ("{matchFields: [{key: metadata.namespace, operator: In, values: [games]}]}", true),
+            ("{matchFields: [{key: spec.nodeName, operator: NotIn, values: [node-a]}]}", false),
+            ("{matchFields: [{key: spec.serviceAccountName, operator: DoesNotExist}]}", true),
+            ("{matchFields: [{key: status.phase, operator: In, values: [Running]}]}", true),
+            ("{matchFields: [{key: status.podIP, operator: In, values: [10.0.0.8]}]}", false),
+            ("{matchNamespace: games}", true),
+            ("{matchNamespace: other}", false),
+            ("{matchNamespace: other, matchLabels: {app: worker}}", false),
+        ];
+        for (text, expected) in table {
+            let selector: Selector = serde_saphyr::from_str(text).unwrap();
+            assert_eq!(matches(&selector, "games", &pod()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn picks_pods_of_its_own_namespace_unless_it_names_another() {
+        assert!(!matches(&Selector::default(), "default", &pod()));
+        let other = Selector { match_namespace: Some("games".to_owned()), ..Selector::default() };
+        assert!(matches(&other, "default", &pod()));
+    }
+}

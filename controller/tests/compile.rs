@@ -1,0 +1,414 @@
+//! What becomes of objects that are wrong, alone or together. Tests are named after the symptom that they
+//! keep away.
+
+use l7mp_api::config::{ActionTarget, Config, Ref, Rule, Rules};
+use l7mp_controller::compile::{Compiled, HeldBack, Reason, compile};
+use l7mp_controller::manifest;
+use l7mp_controller::object::{Kind, ObjectId};
+use l7mp_controller::world::World;
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: gw, labels: {app: gw}}
+status: {phase: Running, podIP: 10.0.0.1}
+";
+
+/// A Target that every pod may use.
+fn target(name: &str) -> String {
+    format!(
+        "{{apiVersion: l7mp.io/v1, kind: Target, metadata: {{name: {name}}}, spec: {{cluster: {{spec: {{Echo: {{}}}}}}}}}}"
+    )
+}
+
+/// A VirtualService on the pod, with its `metadata` and its listener's fields.
+fn service(metadata: &str, listener: &str) -> String {
+    format!(
+        "{{apiVersion: l7mp.io/v1, kind: VirtualService, metadata: {{{metadata}}}, \
+         spec: {{selector: {{matchLabels: {{app: gw}}}}, listener: {{{listener}}}}}}}"
+    )
+}
+
+/// A rule to a Target.
+fn to(target: &str) -> String {
+    format!("{{action: {{route: {{destinationRef: {target}}}}}}}")
+}
+
+/// A Rule of a list.
+fn rule(metadata: &str, list: &str, position: &str, action: &str) -> String {
+    format!(
+        "{{apiVersion: l7mp.io/v1, kind: Rule, metadata: {{{metadata}}}, \
+         spec: {{rulelist: {list}, {position}rule: {{action: {{{action}}}}}}}}}"
+    )
+}
+
+fn world(documents: &[String]) -> World {
+    let mut world = World::default();
+    let text = documents.join("\n---\n");
+    let read = manifest::read(&text);
+    assert_eq!(read.faults, [], "{text}");
+    world.reset("test", read.objects);
+    world
+}
+
+fn compiled(documents: &[String]) -> Compiled {
+    let mut all = vec![POD.to_owned()];
+    all.extend_from_slice(documents);
+    compile(&world(&all), &"default/gw".parse().unwrap(), &HeldBack::new())
+}
+
+fn listener_names(config: &Config) -> Vec<&str> {
+    config.listeners.iter().map(|listener| listener.name.as_str()).collect()
+}
+
+fn cluster_names(config: &Config) -> Vec<&str> {
+    config.clusters.iter().map(|cluster| cluster.name.as_str()).collect()
+}
+
+fn inline_rules(config: &Config) -> Vec<&Rule> {
+    let Rules::Inline(rules) = &config.listeners[0].rules else { panic!("no inline rules: {config:?}") };
+    rules
+        .iter()
+        .map(|rule| match rule {
+            Ref::Inline(rule) => &**rule,
+            Ref::Name(name) => panic!("{name} is not inline"),
+        })
+        .collect()
+}
+
+fn refusal(rule: &Rule) -> &str {
+    match &rule.action.target {
+        ActionTarget::Refuse(reason) => reason,
+        ActionTarget::Route(_) | ActionTarget::Apply(_) => panic!("not refused: {rule:?}"),
+    }
+}
+
+fn reasons(compiled: &Compiled) -> Vec<(String, &str, Reason)> {
+    compiled.reports.iter().map(|report| (report.object.to_string(), report.path.as_str(), report.reason)).collect()
+}
+
+#[test]
+fn an_object_that_is_wrong_by_itself_is_reported_with_document_and_path() {
+    let service = |listener: &str| service("name: bad", listener);
+    let table = [
+        (service("spec: {UDP: {prt: 1}}"), "spec.listener.spec.UDP.prt", "unknown field `prt`"),
+        (service("spec: {UDP: {port: 70000}}"), "spec.listener.spec.UDP.port", "70000"),
+        (service("spec: {UDP: {port: 1}, TCP: {port: 1}}"), "spec.listener.spec", "exactly one key"),
+        (service("spec: {SCTP: {port: 1}}"), "spec.listener.spec", "unknown variant"),
+        (service("spec: {UDP: {port: 1, address: here}}"), "spec.listener.spec.UDP.address", "IP address"),
+        (service("spec: {UDP: {port: 1}}, options: {idleTimeout: 5 parsecs}"), "spec.listener.options.idleTimeout", "5 parsecs"),
+        (
+            service("spec: {UnixDomainSocket: {filename: /s, mode: '999'}}"),
+            "spec.listener.spec.UnixDomainSocket.mode",
+            "octal",
+        ),
+        (service("spec: {UDP: {port: 1}}, rules: [{action: {}}]"), "spec.listener.rules[0].action", "exactly one of route"),
+        (
+            service("spec: {UDP: {port: 1}}, rules: [{action: {apply: a, refuse: b}}]"),
+            "spec.listener.rules[0].action",
+            "exactly one of route",
+        ),
+        (
+            service("spec: {UDP: {port: 1}}, rules: [{action: {route: {ingress: [{}]}}}]"),
+            "spec.listener.rules[0].action.route",
+            "destination and destinationRef",
+        ),
+        (service("spec: {UDP: {port: 1}}, rulesRef: a/b"), "spec.listener.rulesRef", "no slash"),
+        (
+            "{apiVersion: l7mp.io/v1, kind: VirtualService, metadata: {name: bad}, spec: {listener: {spec: {UDP: {port: 1}}}}}"
+                .to_owned(),
+            "spec.selector",
+            "is needed",
+        ),
+        (
+            target("bad").replace("cluster: {spec", "selector: {matchService: x}, cluster: {spec"),
+            "spec.selector.matchService",
+            "unknown field",
+        ),
+        (
+            target("bad").replace("cluster: {spec", "selector: {matchExpressions: [{key: a, operator: In}]}, cluster: {spec"),
+            "spec.selector.matchExpressions[0].values",
+            "In needs at least one value",
+        ),
+        (
+            target("bad").replace("cluster: {spec", "selector: {matchFields: [{key: spec.x, operator: Exists}]}, cluster: {spec"),
+            "spec.selector.matchFields[0].key",
+            "not one of metadata.name",
+        ),
+        (target("bad").replace("cluster:", "linkedVirtualService: x, cluster:"), "spec", "exactly one of cluster"),
+        (
+            target("bad").replace("Echo: {}}", "UDP: {port: 1}}, endpoints: [{spec: {address: a, weight: 0}}]"),
+            "spec.cluster.endpoints[0].spec.weight",
+            "between 1 and 1000",
+        ),
+        (
+            target("bad").replace("Echo: {}}", "UDP: {}}, endpoints: [{selector: {}}]"),
+            "spec.cluster.endpoints[0].selector",
+            "needs the port",
+        ),
+        (
+            target("bad").replace("Echo: {}}", "UDP: {port: 1}}, endpoints: [{selector: {}, spec: {address: a}}]"),
+            "spec.cluster.endpoints[0]",
+            "exactly one of spec and selector",
+        ),
+        (target("Bad_Name"), "metadata.name", "not a name"),
+    ];
+    for (document, path, message) in table {
+        let text = format!("{POD}---\n{}\n---\n{document}\n---\n{}", target("before"), target("after"));
+        let read = manifest::read(&text);
+        let fault = read.faults.first().unwrap_or_else(|| panic!("accepted: {document}"));
+        assert_eq!((fault.document, fault.problem.path.as_str()), (3, path), "{document}: {fault}");
+        assert!(fault.problem.message.contains(message), "{document}: {fault}");
+        assert_eq!(read.objects.len(), 3, "its neighbours stay: {document}");
+    }
+}
+
+#[test]
+fn a_dangling_reference_disables_its_rule_and_not_its_listener() {
+    let rules = [
+        to("there"),
+        to("absent"),
+        to("a/b/c"),
+        to("/apis/l7mp.io/v1/namespaces/default/routes/there"),
+        "{action: {routeRef: absent}}".to_owned(),
+        "{action: {apply: absent}}".to_owned(),
+        "{match: {op: x}, action: {route: {destinationRef: there, ingress: [{clusterRef: other/x}]}}}".to_owned(),
+    ];
+    let listener = format!("spec: {{UDP: {{port: 1}}}}, rulesRef: nolist, rules: [{}]", rules.join(", "));
+    let compiled = compiled(&[target("there"), service("name: vs", &listener)]);
+    let rules = inline_rules(&compiled.config);
+    assert!(matches!(rules[0].action.target, ActionTarget::Route(_)));
+    assert_eq!(refusal(rules[1]), "there is no Target default/absent");
+    assert!(refusal(rules[2]).contains("\"a/b/c\" does not name a Target"));
+    assert!(refusal(rules[3]).contains("\"routes\" where a Target is needed"));
+    assert_eq!(refusal(rules[4]), "there is no Route default/absent");
+    assert_eq!(refusal(rules[5]), "no Rule of namespace default has rulelist \"absent\"");
+    assert_eq!(refusal(rules[6]), "there is no Target other/x");
+    assert_eq!(rules[6].matches, Some(serde_json::json!({"op": "x"})), "a refusal keeps its condition");
+    assert_eq!(refusal(rules[7]), "no Rule of namespace default has rulelist \"nolist\"");
+    let not_found = compiled.reports.iter().filter(|report| report.reason == Reason::RefNotFound).count();
+    assert_eq!((not_found, compiled.reports.len()), (5, 7));
+}
+
+#[test]
+fn a_route_with_a_dangling_reference_is_left_out_and_its_rules_refuse() {
+    let route = "{apiVersion: l7mp.io/v1, kind: Route, metadata: {name: r}, \
+                 spec: {destinationRef: there, egress: [{clusterRef: absent}]}}";
+    let listener = "spec: {UDP: {port: 1}}, rules: [{action: {routeRef: r}}, {action: {routeRef: r}}]";
+    let compiled = compiled(&[target("there"), route.to_owned(), service("name: vs", listener)]);
+    for rule in inline_rules(&compiled.config) {
+        assert_eq!(refusal(rule), "Route default/r is not usable: there is no Target default/absent");
+    }
+    assert_eq!((compiled.config.routes.len(), cluster_names(&compiled.config).len()), (0, 0));
+    assert_eq!(
+        reasons(&compiled),
+        [
+            ("VirtualService default/vs".to_owned(), "spec.listener.rules[0].action.routeRef", Reason::RefNotUsable),
+            ("VirtualService default/vs".to_owned(), "spec.listener.rules[1].action.routeRef", Reason::RefNotUsable),
+            ("Route default/r".to_owned(), "spec.egress[0].clusterRef", Reason::RefNotFound),
+        ]
+    );
+}
+
+#[test]
+fn a_target_of_other_pods_is_refused_and_one_of_this_pod_comes_unreferenced() {
+    let mine = target("mine").replace("spec: {cluster", "spec: {selector: {}, cluster");
+    let theirs = target("theirs").replace("spec: {cluster", "spec: {selector: {matchLabels: {app: x}}, cluster");
+    let listener = format!("spec: {{UDP: {{port: 1}}}}, rules: [{}]", to("theirs"));
+    let compiled = compiled(&[mine, theirs, target("unused"), service("name: vs", &listener)]);
+    assert_eq!(cluster_names(&compiled.config), ["default/mine"]);
+    let path = "spec.listener.rules[0].action.route.destinationRef";
+    assert_eq!(reasons(&compiled), [("VirtualService default/vs".to_owned(), path, Reason::TargetNotOnPod)]);
+}
+
+#[test]
+fn of_two_that_want_one_port_the_older_wins() {
+    let old = "creationTimestamp: '2026-01-01T00:00:00Z'";
+    let new = "creationTimestamp: '2026-02-01T00:00:00Z'";
+    let udp = "spec: {UDP: {port: 1}}";
+    let table = [
+        (format!("name: a, {new}"), format!("name: b, {old}"), "default/b"),
+        (format!("name: a, {old}"), format!("name: b, {old}"), "default/a"),
+        ("name: a".to_owned(), format!("name: b, {new}"), "default/b"),
+        ("name: b".to_owned(), "name: a".to_owned(), "default/a"),
+    ];
+    for (first, second, winner) in table {
+        let compiled =
+            compiled(&[service(&first, udp), service(&second, udp), service("name: c", "spec: {TCP: {port: 1}}")]);
+        assert_eq!(listener_names(&compiled.config), [winner, "default/c"], "{first} {second}");
+        assert_eq!(compiled.reports.len(), 1);
+        assert_eq!(compiled.reports[0].reason, Reason::PortConflict);
+        assert!(compiled.reports[0].message.contains(winner), "{}", compiled.reports[0]);
+    }
+}
+
+#[test]
+fn rules_of_a_list_stand_by_position_then_age_then_name() {
+    let refuse = "refuse: x";
+    let compiled = compiled(&[
+        service("name: vs", "spec: {UDP: {port: 1}}, rulesRef: all"),
+        rule("name: none-b", "all", "", refuse),
+        rule("name: none-a", "all", "", refuse),
+        rule("name: ten", "all", "position: 10, ", refuse),
+        rule("name: two-young, creationTimestamp: '2026-03-01T00:00:00Z'", "all", "position: 2, ", refuse),
+        rule("name: two-z, creationTimestamp: '2026-01-01T00:00:00Z'", "all", "position: 2, ", refuse),
+        rule("name: two-a, creationTimestamp: '2026-01-01T00:00:00Z'", "all", "position: 2, ", refuse),
+        rule("name: other", "another", "position: 1, ", refuse),
+        rule("name: foreign, namespace: elsewhere", "all", "position: 1, ", refuse),
+        rule("name: not-here", "all", "position: 1, selector: {matchLabels: {app: x}}, ", refuse),
+    ]);
+    assert_eq!(compiled.config.listeners[0].rules, Rules::List("default/all".to_owned()));
+    let names = ["two-a", "two-z", "two-young", "ten", "none-a", "none-b"];
+    let expected: Vec<Ref<Rule>> = names.iter().map(|name| Ref::Name(format!("default/{name}"))).collect();
+    assert_eq!(compiled.config.rulelists.len(), 1, "lists that nothing refers to stay out");
+    assert_eq!(compiled.config.rulelists[0].rules, expected);
+    assert_eq!(compiled.config.rules.len(), expected.len());
+}
+
+#[test]
+fn inline_rules_come_before_those_of_the_list() {
+    let listener = format!("spec: {{UDP: {{port: 1}}}}, rulesRef: all, rules: [{}]", to("there"));
+    let compiled =
+        compiled(&[target("there"), service("name: vs", &listener), rule("name: r", "all", "", "refuse: x")]);
+    let rules = inline_rules(&compiled.config);
+    assert!(matches!(&rules[0].action.target, ActionTarget::Route(_)));
+    assert_eq!((&rules[1].matches, &rules[1].action.target), (&None, &ActionTarget::Apply("default/all".to_owned())));
+}
+
+#[test]
+fn rule_lists_that_apply_each_other_are_cut_and_the_document_stays_good() {
+    let compiled = compiled(&[
+        service("name: vs", "spec: {UDP: {port: 1}}, rulesRef: a"),
+        rule("name: a1", "a", "", "apply: b"),
+        rule("name: b1", "b", "position: 1, ", "apply: a"),
+        rule("name: b2", "b", "position: 2, ", "apply: c"),
+        rule("name: c1", "c", "", "refuse: end"),
+        rule("name: d1", "d", "", "apply: d"),
+    ]);
+    let loops: Vec<_> = compiled.reports.iter().map(|report| (report.object.name.as_str(), report.reason)).collect();
+    assert_eq!(loops, [("a1", Reason::RuleListLoop), ("b1", Reason::RuleListLoop)]);
+    let text = serde_json::to_string(&compiled.config).unwrap();
+    assert_eq!(Config::read(&text), Ok(compiled.config));
+}
+
+#[test]
+fn inline_clusters_get_names_of_their_own() {
+    let echo = "{spec: {Echo: {}}}";
+    let route = format!(
+        "{{apiVersion: l7mp.io/v1, kind: Route, metadata: {{name: x}}, spec: {{destination: {echo}, egress: [{{cluster: {echo}}}]}}}}"
+    );
+    let inline = format!("{{action: {{route: {{destination: {echo}, ingress: [{{cluster: {echo}}}]}}}}}}");
+    let listener = format!("spec: {{UDP: {{port: 1}}}}, rulesRef: l, rules: [{{action: {{routeRef: x}}}}, {inline}]");
+    let action = format!("route: {{destination: {echo}}}");
+    let compiled = compiled(&[route, service("name: x", &listener), rule("name: x", "l", "", &action)]);
+    assert_eq!(
+        cluster_names(&compiled.config),
+        [
+            "default/x/destination",
+            "default/x/egress/0",
+            "default/x/rule/destination",
+            "default/x/rules/1/destination",
+            "default/x/rules/1/ingress/0",
+        ]
+    );
+    let find = |path: &str| compiled.origins.find(path).unwrap().to_string();
+    assert_eq!(find("clusters[1].spec"), "Route default/x spec.egress[0].cluster.spec");
+    assert_eq!(find("clusters[2]"), "Rule default/x spec.rule.action.route.destination");
+    assert_eq!(
+        find("clusters[4].endpoints[0]"),
+        "VirtualService default/x spec.listener.rules[1].action.route.ingress[0].cluster.endpoints[0]"
+    );
+    assert_eq!(find("listeners[0].rules[1].match"), "VirtualService default/x spec.listener.rules[1].match");
+    assert_eq!(find("routes[0].retry"), "Route default/x spec.retry");
+    assert_eq!(find("rulelists[0].rules[0]"), "Rule default/x spec.rule");
+}
+
+#[test]
+fn endpoints_are_ready_pods_with_an_address_and_terminating_ones_drain() {
+    let ready = "conditions: [{type: Ready, status: 'True'}]";
+    let pod = |name: &str, metadata: &str, status: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: w}}{metadata}}}, status: {{{status}}}}}"
+        )
+    };
+    let leaving = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
+    let target = target("t").replace(
+        "Echo: {}}",
+        "UDP: {port: 1}}, endpoints: [{selector: {matchLabels: {app: w}}}, {selector: {}}, {spec: {address: '::ffff:10.0.0.9'}}]",
+    );
+    let compiled = compiled(&[
+        target.replace("spec: {cluster", "spec: {selector: {}, cluster"),
+        pod("ready", "", &format!("podIP: 10.0.0.2, {ready}")),
+        pod("leaving", leaving, "podIP: 10.0.0.3"),
+        pod("unready", "", "podIP: 10.0.0.4, conditions: [{type: Ready, status: 'False'}]"),
+        pod("silent", "", "podIP: 10.0.0.5, phase: Running"),
+        pod("homeless", "", ready),
+        pod("odd", "", &format!("podIP: nonsense, {ready}")),
+        pod("done", leaving, &format!("podIP: 10.0.0.6, phase: Failed, {ready}")),
+        pod("elsewhere", ", namespace: other", &format!("podIP: 10.0.0.7, {ready}")),
+        pod("twin-a", "", &format!("podIP: 10.0.0.9, {ready}")),
+        pod("twin-b", "", &format!("podIP: 10.0.0.9, {ready}")),
+    ]);
+    let endpoints: Vec<_> = compiled.config.clusters[0]
+        .endpoints
+        .iter()
+        .map(|endpoint| (endpoint.name.as_deref().unwrap_or_default(), endpoint.draining))
+        .collect();
+    assert_eq!(endpoints, [("default/leaving", true), ("default/ready", false), ("default/twin-a", false)]);
+    assert!(compiled.reports.iter().all(|report| report.reason == Reason::DuplicateEndpoint), "{:?}", compiled.reports);
+    assert_eq!(compiled.reports.len(), 3, "twin-b twice, and the fixed address: {:?}", compiled.reports);
+}
+
+#[test]
+fn an_unknown_pod_gets_an_empty_configuration_and_a_warning() {
+    let world = world(&[service("name: vs", "spec: {UDP: {port: 1}}")]);
+    let compiled = compile(&world, &"default/gw".parse().unwrap(), &HeldBack::new());
+    assert_eq!(compiled.config, Config::default());
+    assert_eq!(reasons(&compiled), [("Pod default/gw".to_owned(), "", Reason::UnknownPod)]);
+}
+
+#[test]
+fn an_object_that_is_held_back_takes_only_itself_out() {
+    let listener = format!("spec: {{UDP: {{port: 1}}}}, rulesRef: l, rules: [{}]", to("t"));
+    let documents = [
+        POD.to_owned(),
+        target("t"),
+        service("name: a", &listener),
+        service("name: b", "spec: {UDP: {port: 2}}"),
+        rule("name: r", "l", "", "refuse: x"),
+    ];
+    let world = world(&documents);
+    let without = |kind, name| {
+        let held = HeldBack::from([(ObjectId::new(kind, "default", name), "not today".to_owned())]);
+        compile(&world, &"default/gw".parse().unwrap(), &held)
+    };
+    assert_eq!(listener_names(&without(Kind::VirtualService, "a").config), ["default/b"]);
+    let compiled = without(Kind::Target, "t");
+    assert_eq!(refusal(inline_rules(&compiled.config)[0]), "Target default/t is held back: not today");
+    assert_eq!(listener_names(&compiled.config), ["default/a", "default/b"]);
+    let compiled = without(Kind::Rule, "r");
+    assert_eq!(compiled.config.rulelists[0].rules, [], "the list is there, and empty");
+    let text = serde_json::to_string(&compiled.config).unwrap();
+    assert_eq!(Config::read(&text), Ok(compiled.config));
+}
+
+#[test]
+fn a_linked_virtual_service_is_dialled_on_the_pods_that_it_selects() {
+    let target =
+        "{apiVersion: l7mp.io/v1, kind: Target, metadata: {name: t}, spec: {selector: {}, linkedVirtualService: LINK}}";
+    let documents = |link: &str| {
+        [
+            target.replace("LINK", link),
+            service("name: vs", "spec: {TCP: {port: 7, framing: line}}"),
+            POD.replace("name: gw", "name: gw2")
+                .replace("10.0.0.1}", "10.0.0.2, conditions: [{type: Ready, status: 'True'}]}"),
+        ]
+    };
+    let good = compiled(&documents("vs"));
+    let text = serde_json::to_value(&good.config.clusters).unwrap();
+    assert_eq!(text[0]["spec"], serde_json::json!({"TCP": {"port": 7, "framing": "line"}}));
+    assert_eq!(text[0]["endpoints"][0]["name"], "default/gw2");
+    let bad = compiled(&documents("absent"));
+    assert_eq!(cluster_names(&bad.config), [""; 0]);
+    assert_eq!(reasons(&bad), [("Target default/t".to_owned(), "spec.linkedVirtualService", Reason::RefNotFound)]);
+}

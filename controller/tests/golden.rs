@@ -1,0 +1,74 @@
+//! Manifests in, documents out: each case's documents are committed, and reviewed when they change.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p l7mp-controller --test golden` writes them anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use l7mp_api::Config;
+use l7mp_controller::compile::{HeldBack, compile};
+use l7mp_controller::local::Directory;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Compares with the committed text, or writes it.
+fn assert_golden(path: &Path, text: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(path, text).unwrap();
+    }
+    let committed = fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(text, committed, "{} differs; UPDATE_GOLDEN=1 writes it anew", path.display());
+}
+
+/// Compiles the manifests of `inputs` for each proxy, and compares documents and reports.
+fn check(case: &str, inputs: &[PathBuf], namespace: &str, pods: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    for input in inputs {
+        for entry in fs::read_dir(input).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let source = Directory::open(directory.path()).unwrap();
+    assert_eq!(source.faults().collect::<Vec<_>>(), [""; 0]);
+    for pod in pods {
+        let compiled = compile(source.world(), &format!("{namespace}/{pod}").parse().unwrap(), &HeldBack::new());
+        let mut text = serde_json::to_string_pretty(&compiled.config).unwrap();
+        text.push('\n');
+        assert_golden(&golden().join(case).join(format!("{pod}.json")), &text);
+        let reports: String = compiled.reports.iter().map(|report| format!("{report}\n")).collect();
+        let path = golden().join(case).join(format!("{pod}.reports.txt"));
+        if path.exists() || !reports.is_empty() {
+            assert_golden(&path, &reports);
+        }
+
+        // What we write is what a proxy reads; predicates are all that it may still refuse.
+        match Config::read(&text) {
+            Ok(read) => assert_eq!(read, compiled.config),
+            Err(problems) => {
+                let other: Vec<_> = problems.iter().filter(|problem| !problem.path.ends_with(".match")).collect();
+                assert!(other.is_empty(), "{other:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn first_task() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/first-task");
+    check(
+        "first-task",
+        &[examples, golden().join("first-task")],
+        "default",
+        &["gateway", "transcoder", "worker-97dgn"],
+    );
+}
+
+#[test]
+fn every_kind_and_field_once() {
+    check("breadth", &[golden().join("breadth")], "games", &["gateway"]);
+}

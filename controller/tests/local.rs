@@ -1,0 +1,163 @@
+//! The directory as a source, and the program around it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use l7mp_controller::local::{Directory, follow};
+use l7mp_controller::world::World;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// The longest that a test waits for what must happen.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn target(name: &str) -> String {
+    format!(
+        "apiVersion: l7mp.io/v1\nkind: Target\nmetadata: {{name: {name}}}\nspec: {{cluster: {{spec: {{Echo: {{}}}}}}}}\n"
+    )
+}
+
+fn targets(world: &World) -> Vec<&str> {
+    world.targets().map(|target| target.metadata.name.as_str()).collect()
+}
+
+async fn wait(worlds: &mut watch::Receiver<Arc<World>>, wanted: &[&str]) {
+    let met = tokio::time::timeout(DEADLINE, worlds.wait_for(|world| targets(world) == wanted)).await.is_ok();
+    assert!(met, "{wanted:?} not within {DEADLINE:?}: {:?}", targets(&worlds.borrow()));
+}
+
+/// As careful people and `kubectl` write: beside, then renamed.
+fn replace(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, path).unwrap();
+}
+
+#[tokio::test]
+async fn every_change_below_the_directory_is_followed() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str| root.path().join(name);
+    fs::write(file("a.yaml"), target("a")).unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    let (sender, mut worlds) = watch::channel(Arc::new(directory.world().clone()));
+    let following = tokio::spawn(follow(directory, sender));
+    wait(&mut worlds, &["a"]).await;
+    fs::write(file("b.yml"), target("b")).unwrap();
+    wait(&mut worlds, &["a", "b"]).await;
+    replace(&file("a.yaml"), &format!("{}---\n{}", target("a"), target("a2")));
+    wait(&mut worlds, &["a", "a2", "b"]).await;
+    fs::create_dir(file("sub")).unwrap();
+    fs::write(file("sub/c.json"), r#"{"apiVersion":"l7mp.io/v1","kind":"Target","metadata":{"name":"c"},"spec":{"cluster":{"spec":{"Discard":{}}}}}"#).unwrap();
+    wait(&mut worlds, &["a", "a2", "b", "c"]).await;
+    fs::remove_file(file("a.yaml")).unwrap();
+    wait(&mut worlds, &["b", "c"]).await;
+    fs::rename(file("sub"), file(".hidden")).unwrap();
+    wait(&mut worlds, &["b"]).await;
+    drop(worlds);
+    tokio::time::timeout(DEADLINE, following).await.unwrap().unwrap().unwrap();
+}
+
+#[test]
+fn faults_name_file_document_object_and_path() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("a.yaml"), format!("{}---\n{}", target("a"), target("b").replace("Echo", "Ecco")))
+        .unwrap();
+    fs::write(root.path().join("b.yaml"), target("a")).unwrap();
+    fs::write(root.path().join("bytes.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    fs::write(root.path().join("notes.txt"), "no manifest").unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    let faults: Vec<String> = directory.faults().collect();
+    assert!(
+        faults[0].starts_with("a.yaml: document 2: Target default/b: spec.cluster.spec: unknown variant `Ecco`"),
+        "{faults:?}"
+    );
+    assert!(faults[1].starts_with("bytes.yaml: "), "{faults:?}");
+    assert_eq!(faults[2], "b.yaml: Target default/a stands in a.yaml already, which counts; left out");
+    assert_eq!((faults.len(), targets(directory.world())), (3, vec!["a"]));
+}
+
+#[test]
+fn a_directory_that_vanishes_takes_nothing_down() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("manifests");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("a.yaml"), target("a")).unwrap();
+    let mut directory = Directory::open(&path).unwrap();
+    fs::rename(&path, root.path().join("away")).unwrap();
+    assert!(!directory.scan(true));
+    assert_eq!(targets(directory.world()), ["a"]);
+    fs::create_dir(&path).unwrap();
+    assert!(directory.scan(true));
+    assert_eq!(targets(directory.world()), [""; 0]);
+    assert!(Directory::open(root.path().join("absent")).unwrap_err().to_string().contains("--manifests"));
+}
+
+#[test]
+fn a_link_to_a_directory_above_does_not_go_on_for_ever() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("a.yaml"), target("a")).unwrap();
+    std::os::unix::fs::symlink(root.path(), root.path().join("loop")).unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    assert_eq!((targets(directory.world()), directory.faults().count()), (vec!["a"], 0));
+}
+
+fn controller(arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_l7mp-controller"))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_end_the_program_with_0() {
+    let root = tempfile::tempdir().unwrap();
+    let manifests = root.path().to_str().unwrap();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let proxy = format!("default/gw={manifests}/absent.sock");
+        let mut child = controller(&["local", "--manifests", manifests, "--proxy", &proxy]);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        assert!(line.contains("default/gw: no proxy answers at"), "{line}");
+        let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+        let status = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn compile_prints_the_document_of_one_proxy() {
+    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/breadth");
+    let child = controller(&["compile", "--manifests", manifests, "--proxy", "games/gateway"]);
+    let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success());
+    let committed = fs::read(format!("{manifests}/gateway.json")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&committed));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("PortConflict"));
+}
+
+#[tokio::test]
+async fn wrong_arguments_say_what_to_write() {
+    let root = tempfile::tempdir().unwrap();
+    let manifests = root.path().to_str().unwrap();
+    let table: [(&[&str], &str); 4] = [
+        (&["--proxy", "default/gw"], "NAMESPACE/POD=SOCKET"),
+        (&["--proxy", "gw=/s"], "NAMESPACE/POD, for example"),
+        (&["--proxy", "a/b=/s", "--proxy", "a/c=/s"], "share a pod or a socket"),
+        (&[], "--proxy"),
+    ];
+    for (arguments, message) in table {
+        let arguments = [&["local", "--manifests", manifests], arguments].concat();
+        let output = tokio::time::timeout(DEADLINE, controller(&arguments).wait_with_output()).await.unwrap().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(message), "{arguments:?}: {stderr}");
+    }
+}
