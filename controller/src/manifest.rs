@@ -52,7 +52,7 @@ pub fn read(text: &str) -> Manifest {
         let mut reader = Reader { document: index + 1, manifest: &mut manifest, seen: &mut seen };
         match serde_saphyr::from_str::<Value>(document) {
             Ok(value) => reader.value(value, ""),
-            Err(error) => reader.fault(None, "", first_line(&error.to_string())),
+            Err(_) => reader.fault(None, "", syntax_error(text, document)),
         }
     }
     manifest
@@ -83,8 +83,19 @@ fn is_blank(document: &str) -> bool {
     document.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with(['#', '%']))
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+/// What is wrong with a document that is no YAML, with its line and column in the whole text.
+fn syntax_error(text: &str, document: &str) -> String {
+    let start = document.as_ptr() as usize - text.as_ptr() as usize;
+    let lines_before = text[..start].bytes().filter(|byte| *byte == b'\n').count();
+    let padded = format!("{}{document}", "\n".repeat(lines_before));
+    match serde_saphyr::from_str::<Value>(&padded) {
+        Err(error) => {
+            let error = error.to_string();
+            let line = error.lines().next().unwrap_or_default();
+            line.trim_start_matches("error: ").trim_end_matches(':').to_owned()
+        }
+        Ok(_) => "is no YAML".to_owned(),
+    }
 }
 
 struct Reader<'a> {
@@ -175,13 +186,24 @@ fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
             path if path == "." => String::new(),
             path => path,
         };
-        let message = match error.inner().to_string() {
-            // serde's words for a protocol that is missing, or one of two.
-            message if message.contains("map with a single key") => "needs exactly one key: the protocol".to_owned(),
-            message => message,
-        };
+        let message = explain(&error.inner().to_string());
         Problem { path, message }
     })
+}
+
+/// serde's words, with what to do where that is known.
+fn explain(message: &str) -> String {
+    if message.contains("map with a single key") {
+        return "needs exactly one key: the protocol".to_owned();
+    }
+    let (said, hint) = match message.split_once(", expected struct ") {
+        Some((said, "Cluster")) => (said, "a cluster; the name of a Target goes into destinationRef or clusterRef"),
+        Some((said, "ChainItem")) => (said, "{clusterRef: TARGET} or {cluster: {...}}"),
+        Some((said, "RouteSpec")) => (said, "a route; the name of a Route goes into routeRef"),
+        Some((said, name)) => return format!("{said}, expected a {name}, as a map"),
+        None => return message.to_owned(),
+    };
+    format!("{said}, expected {hint}")
 }
 
 #[cfg(test)]
@@ -207,6 +229,49 @@ spec: {cluster: {spec: {Echo: {}}}}
         assert_eq!(names, ["Target default/echo", "Target default/second"]);
         assert_eq!(manifest.faults.len(), 1, "{:?}", manifest.faults);
         assert_eq!(manifest.faults[0].document, 2);
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line_in_the_file() {
+        let fault = &faults(&format!("{TARGET}---\napiVersion: v1\nkind: [\n"))[0];
+        assert!(fault.starts_with("document 2: ") && fault.contains("line 8"), "{fault}");
+    }
+
+    #[test]
+    fn hostile_documents_are_faults() {
+        let deep = "[".repeat(100_000);
+        let lists = "{apiVersion: v1, kind: List, items: [".repeat(2_000);
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let below = vec![format!("*a{}", level - 1); 10].join(", ");
+            laughs.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        }
+        for text in [&deep, &lists, &laughs, "a: *b", "\0", "- - -\n-", "x: {a: 1, a: 2}"] {
+            let manifest = read(&format!("{text}\n---{TARGET}"));
+            assert_eq!((manifest.objects.len(), manifest.faults.len()), (1, 1), "{:?}", manifest.faults);
+        }
+    }
+
+    #[test]
+    fn a_name_where_an_object_belongs_is_told_its_key() {
+        let service = |rules: &str| {
+            format!(
+                "{{apiVersion: l7mp.io/v1, kind: VirtualService, metadata: {{name: v}}, \
+                 spec: {{selector: {{}}, listener: {{spec: {{UDP: {{port: 1}}}}, rules: {rules}}}}}}}"
+            )
+        };
+        for (rules, path, hint) in [
+            ("[{action: {route: {destination: x}}}]", "rules[0].action.route.destination", "destinationRef"),
+            (
+                "[{action: {route: {destinationRef: x, ingress: [y]}}}]",
+                "rules[0].action.route.ingress[0]",
+                "clusterRef",
+            ),
+            ("[{action: {route: x}}]", "rules[0].action.route", "routeRef"),
+        ] {
+            let fault = &faults(&service(rules))[0];
+            assert!(fault.contains(&format!("spec.listener.{path}: ")) && fault.contains(hint), "{fault}");
+        }
     }
 
     #[test]

@@ -202,7 +202,9 @@ impl Pusher {
     }
 
     fn acknowledge(&mut self, info: Info, applied: Applied, world: &Arc<World>, compiled: Arc<Compiled>) {
-        let cause = self.cause(&info, world, &compiled);
+        let held = self.desired.as_ref().map(|desired| desired.held.clone()).unwrap_or_default();
+        let again = self.quarantine.accepted(&held);
+        let cause = self.cause(&info, world, &compiled, &again);
         let Config { listeners, clusters, .. } = &compiled.config;
         let holds = format!("{}, {}", count(listeners.len(), "listener"), count(clusters.len(), "cluster"));
         if applied.changed {
@@ -216,16 +218,12 @@ impl Pusher {
                 None => tracing::warn!("{}: {warning}", self.proxy),
             }
         }
-        let held = self.desired.as_ref().map(|desired| desired.held.clone()).unwrap_or_default();
-        for id in self.quarantine.accepted(&held) {
-            tracing::info!("{} takes {id} again", self.proxy);
-        }
         let (instance, version) = (info.instance, applied.version);
         self.acknowledged = Some(Acknowledged { instance, version, world: Arc::clone(world), compiled });
     }
 
     /// Why the proxy needed a push, for the log.
-    fn cause(&self, info: &Info, world: &World, compiled: &Compiled) -> String {
+    fn cause(&self, info: &Info, world: &World, compiled: &Compiled, again: &[ObjectId]) -> String {
         let Some(last) = &self.acknowledged else {
             return format!("first look at {}", self.proxy);
         };
@@ -233,19 +231,26 @@ impl Pusher {
             return format!("{} has restarted", self.proxy);
         }
         let concerns = |id: &ObjectId| last.compiled.sources.contains(id) || compiled.sources.contains(id);
-        let changed: Vec<String> =
-            world.changed_since(&last.world).iter().filter(|id| concerns(id)).map(ToString::to_string).collect();
-        if changed.is_empty() {
-            return match last.version == info.config_version {
-                true => "objects held back".to_owned(),
-                false => format!("{} had version {} of another hand", self.proxy, info.config_version),
-            };
+        let changed = world.changed_since(&last.world);
+        let changed: Vec<&ObjectId> = changed.iter().filter(|id| concerns(id)).collect();
+        if !changed.is_empty() {
+            format!("{} changed", name_some(&changed))
+        } else if last.version != info.config_version {
+            format!("{} had version {} of another hand", self.proxy, info.config_version)
+        } else if !again.is_empty() {
+            format!("{} accepted again", name_some(&again.iter().collect::<Vec<_>>()))
+        } else {
+            "objects left out".to_owned()
         }
-        let more = match changed.len().saturating_sub(NAMED_MAX) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        format!("{}{more} changed", changed[..changed.len().min(NAMED_MAX)].join(", "))
+    }
+}
+
+/// The first few names, and how many more there are.
+fn name_some(ids: &[&ObjectId]) -> String {
+    let named: Vec<String> = ids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    match ids.len().saturating_sub(NAMED_MAX) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 
