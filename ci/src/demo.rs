@@ -1,23 +1,22 @@
 //! `cargo demo`: the first task, shown to a person.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::testbed::client::{Answer, Client};
 use crate::testbed::{self, Binaries, Profile, Role, Testbed};
 
 /// What the page of the task types.
 const LINES: [&str; 2] = ["This is a test!", "Hurray it's working!"];
 /// How long the first answer may take: programs start, and the configuration arrives.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long each answer is waited for before its line is sent again: UDP promises nothing.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Options of `cargo demo`.
 #[derive(clap::Args, Clone, Debug)]
@@ -72,24 +71,23 @@ pub fn run(options: &Options) -> Result<()> {
 fn show(testbed: &mut Testbed, interrupt: &Interrupt) -> Result<()> {
     testbed.wait_ready(READY_PATIENCE, |_| interrupt.came())?;
     let gateway = testbed.gateway();
-    let mut client = Client::new(gateway)?;
+    let client = Client::new(gateway)?;
     println!("$ socat - udp4:{gateway}");
     for line in LINES {
-        let answer = client.ask(line, interrupt)?;
+        let answer = client.ask(line, READY_PATIENCE, || interrupt.came())?;
         print!("{line}\n{answer}");
         check(testbed, line, &answer)?;
     }
     Ok(std::io::stdout().flush()?)
 }
 
-/// Whether an answer is what the page promises: the worker's line, the transcoder's, and nothing else.
-fn check(testbed: &Testbed, line: &str, answer: &str) -> Result<()> {
-    let right =
-        |worker: &str, transcoder: &str| answer == format!("Echo on {worker}: \nTranscoded on {transcoder}: {line}\n");
-    let mut workers = testbed.pods_of(Role::Worker);
-    let as_promised =
-        workers.any(|worker| testbed.pods_of(Role::Transcoder).any(|transcoder| right(&worker.name, &transcoder.name)));
-    ensure!(as_promised, "the answer to \"{line}\" is not the page's: {answer:?}");
+/// Whether an answer is what the page promises: a worker's line, a transcoder's, and nothing else.
+fn check(testbed: &Testbed, line: &str, text: &str) -> Result<()> {
+    let is_pod = |role, name: &str| testbed.pods_of(role).any(|pod| pod.name == name);
+    let as_promised = Answer::parse(text).is_some_and(|answer| {
+        answer.line == line && is_pod(Role::Worker, &answer.worker) && is_pod(Role::Transcoder, &answer.transcoder)
+    });
+    ensure!(as_promised, "the answer to \"{line}\" is not the page's: {text:?}");
     Ok(())
 }
 
@@ -103,45 +101,6 @@ fn explain(testbed: &Testbed, binaries: &Binaries, port: u16) {
     println!("\nThe controller follows the manifests in\n\n    {}", testbed.manifests().display());
     println!("\nCtrl-C stops everything and leaves nothing behind.");
     let _ = std::io::stdout().flush();
-}
-
-/// A UDP client that types a line and reads the two lines of its answer.
-struct Client {
-    socket: UdpSocket,
-}
-
-impl Client {
-    fn new(gateway: SocketAddr) -> Result<Client> {
-        let any: IpAddr = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse()? };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect(gateway)?;
-        socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
-        Ok(Client { socket })
-    }
-
-    /// The answer to a line, which is sent again when nothing comes.
-    fn ask(&mut self, line: &str, interrupt: &Interrupt) -> Result<String> {
-        let deadline = Instant::now() + READY_PATIENCE;
-        let mut answer = String::new();
-        while answer.lines().count() < 2 || !answer.ends_with('\n') {
-            interrupt.check()?;
-            ensure!(Instant::now() < deadline, "no answer to \"{line}\" in {READY_PATIENCE:?}, but {answer:?}");
-            if answer.is_empty() {
-                // ECONNREFUSED from an earlier try, when the gateway had no socket yet: try again.
-                let _ = self.socket.send(format!("{line}\n").as_bytes());
-            }
-            let mut datagram = [0; 65_536];
-            match self.socket.recv(&mut datagram) {
-                Ok(length) => answer += &String::from_utf8_lossy(&datagram[..length]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                    std::thread::sleep(crate::process::POLL);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => (),
-                Err(error) => return Err(error).context("cannot receive"),
-            }
-        }
-        Ok(answer)
-    }
 }
 
 /// Ctrl-C, and the other polite ways to end us.

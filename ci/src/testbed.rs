@@ -11,6 +11,7 @@
 
 pub mod admin;
 mod binaries;
+pub mod client;
 mod manifests;
 mod network;
 mod pods;
@@ -196,7 +197,7 @@ impl Testbed {
             }
             testbed.pods.iter().filter(|pod| pod.proxy.is_some()).all(|pod| {
                 let ready = admin::get(&pod.admin_socket, "/readyz").is_ok_and(|answer| answer.status == 200);
-                ready && admin::get(&pod.admin_socket, "/api/v1/listeners").is_ok_and(|answer| answer.has_items())
+                ready && admin::get(&pod.admin_socket, "/api/v1/config").is_ok_and(|answer| has_listeners(&answer))
             })
         })
     }
@@ -282,4 +283,9 @@ fn controller(binaries: &Binaries, options: &Options, directory: &Path, manifest
 
 fn log_environment(options: &Options) -> Vec<(String, OsString)> {
     options.log.iter().map(|log| ("RUST_LOG".to_owned(), OsString::from(log))).collect()
+}
+
+/// Whether `GET /api/v1/config` answered with a document that has listeners.
+fn has_listeners(answer: &admin::Answer) -> bool {
+    answer.json()["config"]["listeners"].as_array().is_some_and(|listeners| !listeners.is_empty())
 }

@@ -23,12 +23,6 @@ impl Answer {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
-
-    /// Whether it is a success whose body is a list with something in it.
-    pub fn has_items(&self) -> bool {
-        let json = self.json();
-        self.status == 200 && json.as_array().is_some_and(|items| !items.is_empty())
-    }
 }
 
 /// `GET path`.
@@ -84,7 +78,7 @@ mod tests {
     #[test]
     fn reads_whole_and_chunked_bodies() {
         let whole = parse(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n[{}]").unwrap();
-        assert!(whole.has_items());
+        assert_eq!((whole.status, whole.json()), (200, serde_json::json!([{}])));
         let chunked =
             parse(b"HTTP/1.1 422 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n1\r\n]\r\n0\r\n\r\n").unwrap();
         assert_eq!((chunked.status, chunked.body.as_str()), (422, "[1]"));
