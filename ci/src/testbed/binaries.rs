@@ -33,7 +33,7 @@ impl Binaries {
     pub fn build(profile: Profile, tool: PathBuf) -> Result<Binaries> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(crate::workspace()).args(["build", "--message-format=json-render-diagnostics"]);
-        cargo.args(["-p", "l7mp-proxy", "-p", "l7mp-ctl", "-p", "l7mp-controller", "--bins"]);
+        cargo.args(["-p", "l7mp-proxy", "-p", "l7mpctl", "-p", "l7mp-controller", "--bins"]);
         if profile == Profile::Release {
             cargo.arg("--release");
         }
