@@ -95,7 +95,8 @@ fn writes_the_examples_of_rfc_6455_section_5_7() {
 
 #[test]
 fn keeps_types_and_gives_untyped_messages_the_configured_one() {
-    let cases: [(PayloadType, MessageType, &[u8], Result<u8, DropReason>); 8] = [
+    type Case<'a> = (PayloadType, MessageType, &'a [u8], Result<u8, DropReason>);
+    let cases: [Case<'_>; 8] = [
         (PayloadType::Binary, MessageType::Untyped, b"a", Ok(BINARY)),
         (PayloadType::Binary, MessageType::Untyped, b"\xff", Ok(BINARY)),
         (PayloadType::Binary, MessageType::Text, b"a", Ok(TEXT)),
@@ -161,7 +162,8 @@ fn a_straddling_payload_is_copied_and_counted_as_pending() {
 #[test]
 fn reads_messages_fragments_and_control_frames_between_them() {
     let half = vec![7; MESSAGE_BYTES_MAX / 2];
-    let cases: Vec<(&str, Vec<Vec<u8>>, Vec<Seen>)> = vec![
+    type Case<'a> = (&'a str, Vec<Vec<u8>>, Vec<Seen>);
+    let cases: Vec<Case<'_>> = vec![
         ("empty text", vec![masked(TEXT, b"")], vec![text("")]),
         ("empty fragments", vec![masked(TEXT_FIRST, b""), masked(MIDDLE, b""), masked(LAST, b"")], vec![text("")]),
         (
@@ -272,6 +274,8 @@ fn malformed_frames_get_their_close_code() {
         bytes = [before, bytes, masked(TEXT, b"after")].concat();
         expect(&name, server, &bytes, &[text("before"), fails(code)]);
     }
+    let unfinished = [masked(TEXT_FIRST, b"\xe2"), masked(MIDDLE, b"\x82"), masked(MIDDLE, b"\xac\xff")].concat();
+    expect("a fragment that is not UTF-8, before the last", server, &unfinished, &[fails(1007)]);
     let after_the_last = [masked(TEXT_FIRST, b"a"), masked(LAST, b""), masked(LAST, b"b")].concat();
     expect("continuation after the last", server, &after_the_last, &[text("a"), fails(1002)]);
 }

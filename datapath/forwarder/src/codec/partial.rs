@@ -29,6 +29,11 @@ impl Partial {
         &mut self.bytes[start..]
     }
 
+    /// What is kept.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Takes what is kept, and leaves nothing.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
@@ -44,5 +49,34 @@ impl Partial {
         }
         let capacity = needed.max((2 * self.bytes.capacity()).min(MESSAGE_BYTES_MAX));
         self.bytes.reserve_exact(capacity - self.bytes.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MESSAGE_BYTES_MAX, Partial};
+
+    #[test]
+    fn takes_exactly_what_is_expected() {
+        let mut partial = Partial::default();
+        assert_eq!(partial.push(b"abc", 1000), b"abc");
+        assert_eq!(partial.bytes.capacity(), 1000);
+        assert_eq!(partial.push(b"de", 997), b"de");
+        assert_eq!(partial.bytes.capacity(), 1000);
+        assert_eq!(partial.take(), b"abcde");
+        assert_eq!(partial.bytes.capacity(), 0, "what is empty owns nothing");
+    }
+
+    #[test]
+    fn many_small_pieces_make_few_reallocations_and_stay_within_the_limit() {
+        let mut partial = Partial::default();
+        let mut capacities = vec![];
+        for _ in 0..MESSAGE_BYTES_MAX {
+            partial.push(b"x", 1);
+            capacities.push(partial.bytes.capacity());
+        }
+        capacities.dedup();
+        assert!(capacities.len() <= 18, "{capacities:?}");
+        assert_eq!(capacities.last(), Some(&MESSAGE_BYTES_MAX));
     }
 }

@@ -1,7 +1,7 @@
 //! WebSocket frames after the handshake, in both roles, over any split of the bytes (RFC 6455, sections 5 to 8).
 //!
 //! A data frame that is whole in the bytes that were received, and is a whole message, is unmasked in place. What
-//! straddles reads or is fragmented is gathered in [`Pending`], which an idle connection does not have.
+//! straddles reads or is fragmented is gathered apart, in memory which an idle connection does not have.
 
 use super::partial::Partial;
 use super::{Decoded, Envelope, Finish, MessageType};
@@ -59,6 +59,8 @@ struct Pending {
     /// The type of the fragmented message that awaits a continuation.
     fragmented: Option<MessageType>,
     message: Partial,
+    /// How much of a text `message` is known to be UTF-8.
+    checked: usize,
     /// Payload of a control frame, which may come between two fragments.
     control: Partial,
 }
@@ -217,15 +219,15 @@ impl WebSocket {
         pending.append(frame, bytes);
         pending.received = 0;
         let kind = pending.fragmented.take().unwrap_or_else(|| kind_of(frame.opcode));
+        if kind == MessageType::Text {
+            pending.check_text(frame.fin)?;
+        }
         if !frame.fin {
             pending.fragmented = Some(kind);
             return Ok(Decoded::Kept);
         }
-        let bytes = pending.message.take();
-        if kind == MessageType::Text {
-            check_utf8(&bytes)?;
-        }
-        Ok(Decoded::Reassembled { bytes, kind })
+        pending.checked = 0;
+        Ok(Decoded::Reassembled { bytes: pending.message.take(), kind })
     }
 
     /// A control frame is complete; `bytes` is its payload or the last part of it.
@@ -291,6 +293,17 @@ impl Pending {
         let partial = if frame.opcode.is_control() { &mut self.control } else { &mut self.message };
         unmask(partial.push(bytes, expected), frame.mask, self.received);
         self.received += bytes.len();
+    }
+
+    /// Checks what a fragment added to a text; only the last one must end with a whole character.
+    fn check_text(&mut self, complete: bool) -> Result<(), Fault> {
+        let unchecked = &self.message.bytes()[self.checked..];
+        match simdutf8::compat::from_utf8(unchecked) {
+            Ok(_) => self.checked += unchecked.len(),
+            Err(error) if !complete && error.error_len().is_none() => self.checked += error.valid_up_to(),
+            Err(_) => return Err(Fault::NotUtf8),
+        }
+        Ok(())
     }
 
     fn is_unfinished(&self) -> bool {
