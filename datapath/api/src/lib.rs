@@ -24,6 +24,7 @@ pub mod config;
 pub mod duration;
 pub mod limits;
 pub mod problem;
+pub mod socket;
 pub mod status;
 
 mod address;
