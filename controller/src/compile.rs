@@ -48,7 +48,7 @@ pub struct Compiled {
 pub fn compile(world: &World, proxy: &PodName, held: &HeldBack) -> Compiled {
     let id = proxy.id();
     let Some(pod) = world.pod(&id) else {
-        let message = format!("no Pod {proxy} is known, so nothing selects it: its configuration is empty");
+        let message = "is not among the objects: nothing selects it, and its configuration is empty".to_owned();
         let report = Report { object: id, path: String::new(), reason: Reason::UnknownPod, message };
         return Compiled { reports: vec![report], ..Compiled::default() };
     };

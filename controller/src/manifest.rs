@@ -92,6 +92,8 @@ fn syntax_error(text: &str, document: &str) -> String {
         Err(error) => {
             let error = error.to_string();
             let line = error.lines().next().unwrap_or_default();
+            // The parser's advice is for programmers.
+            let line = line.split(", set ").next().unwrap_or_default();
             line.trim_start_matches("error: ").trim_end_matches(':').to_owned()
         }
         Ok(_) => "is no YAML".to_owned(),

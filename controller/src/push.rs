@@ -52,7 +52,9 @@ pub struct Pusher {
     quarantine: Quarantine,
     desired: Option<Desired>,
     acknowledged: Option<Acknowledged>,
+    /// What has been said about the objects, and what the proxy has said: said once.
     reports: BTreeSet<Report>,
+    warnings: Vec<Problem>,
     failures: u32,
     last_failure: String,
 }
@@ -90,6 +92,7 @@ impl Pusher {
             desired: None,
             acknowledged: None,
             reports: BTreeSet::new(),
+            warnings: Vec::new(),
             failures: 0,
             last_failure: String::new(),
         }
@@ -139,6 +142,8 @@ impl Pusher {
 
     async fn sync(&mut self, world: &Arc<World>) -> Result<(), AdminError> {
         self.quarantine.refresh(world);
+        // What is wrong with the objects is said whether or not the proxy answers.
+        self.compile(world);
         let info = self.admin.info().await?;
         loop {
             let compiled = self.compile(world);
@@ -174,11 +179,12 @@ impl Pusher {
             return Arc::clone(&desired.compiled);
         }
         let compiled = Arc::new(compile(world, &self.proxy, &held));
-        let reports: BTreeSet<Report> = compiled.reports.iter().cloned().collect();
-        for report in reports.difference(&self.reports) {
+        for report in compiled.reports.iter().filter(|report| !self.reports.contains(report)) {
             tracing::warn!("{}: {report}", self.proxy);
         }
-        self.reports = reports;
+        // An object that is held back and tried again has its reports said once.
+        self.reports.retain(|report| held.contains_key(&report.object));
+        self.reports.extend(compiled.reports.iter().cloned());
         self.desired = Some(Desired { world: Arc::clone(world), held, compiled: Arc::clone(&compiled) });
         compiled
     }
@@ -212,12 +218,13 @@ impl Pusher {
         } else {
             tracing::info!("{cause}: {} has it already, as version {} ({holds})", self.proxy, applied.version);
         }
-        for warning in &applied.warnings {
+        for warning in applied.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             match compiled.origins.find(&warning.path) {
                 Some(origin) => tracing::warn!("{}: {origin}: {}", self.proxy, warning.message),
                 None => tracing::warn!("{}: {warning}", self.proxy),
             }
         }
+        self.warnings = applied.warnings;
         let (instance, version) = (info.instance, applied.version);
         self.acknowledged = Some(Acknowledged { instance, version, world: Arc::clone(world), compiled });
     }
