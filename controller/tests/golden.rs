@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use l7mp_api::Config;
 use l7mp_controller::compile::{HeldBack, compile};
 use l7mp_controller::local::Directory;
+use l7mp_controller::manifest;
+use l7mp_controller::object::Object;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -71,4 +73,30 @@ fn first_task() {
 #[test]
 fn every_kind_and_field_once() {
     check("breadth", &[golden().join("breadth")], "games", &["gateway"]);
+}
+
+#[test]
+fn objects_read_back_as_they_were_written() {
+    let text = fs::read_to_string(golden().join("breadth/objects.yaml")).unwrap();
+    let objects = manifest::read(&text).objects;
+    let written: Vec<String> = objects
+        .iter()
+        .map(|object| match object {
+            Object::VirtualService(object) => serde_json::to_string(object).unwrap(),
+            Object::Target(object) => serde_json::to_string(object).unwrap(),
+            Object::Route(object) => serde_json::to_string(object).unwrap(),
+            Object::Rule(object) => serde_json::to_string(object).unwrap(),
+            Object::Pod(object) => with_kind("Pod", serde_json::to_value(object).unwrap()),
+            Object::Service(object) => with_kind("Service", serde_json::to_value(object).unwrap()),
+        })
+        .collect();
+    let again = manifest::read(&written.join("\n---\n"));
+    assert_eq!(again.faults, []);
+    assert_eq!(again.objects, objects);
+}
+
+fn with_kind(kind: &str, mut object: serde_json::Value) -> String {
+    object["apiVersion"] = "v1".into();
+    object["kind"] = kind.into();
+    object.to_string()
 }

@@ -35,7 +35,7 @@ struct State {
     /// Listeners that are refused, by name: a path below the listener, and a message.
     refuse: Vec<(String, &'static str)>,
     /// Answers to the next PUTs instead of the usual.
-    fail: VecDeque<StatusCode>,
+    fail: VecDeque<(StatusCode, &'static str)>,
     infos: usize,
 }
 
@@ -112,8 +112,8 @@ impl Proxy {
         let mut state = self.state.lock().unwrap();
         let config = Config::read(std::str::from_utf8(body).unwrap()).unwrap();
         state.put.push(config.clone());
-        if let Some(status) = state.fail.pop_front() {
-            return (status, b"out of order".to_vec());
+        if let Some((status, body)) = state.fail.pop_front() {
+            return (status, body.as_bytes().to_vec());
         }
         let mut errors = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
@@ -236,11 +236,16 @@ async fn the_configuration_of_another_hand_is_replaced() {
 #[tokio::test]
 async fn failures_are_retried_until_the_proxy_acknowledges() {
     let bench = bench(world(&[("a", 1)]));
-    bench.proxy.state.lock().unwrap().fail =
-        VecDeque::from([StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE]);
+    bench.proxy.state.lock().unwrap().fail = VecDeque::from([
+        (StatusCode::INTERNAL_SERVER_ERROR, "out of order"),
+        (StatusCode::UNPROCESSABLE_ENTITY, "not even JSON"),
+        (StatusCode::UNPROCESSABLE_ENTITY, r#"{"errors": [{"path": "admin", "message": "comes from no object"}]}"#),
+        (StatusCode::UNPROCESSABLE_ENTITY, r#"{"errors": []}"#),
+        (StatusCode::OK, "{}"),
+    ]);
     bench.proxy.start("one");
     bench.proxy.wait("push", |state| names(&state.config) == ["a"]).await;
-    assert_eq!(bench.proxy.state.lock().unwrap().put.len(), 3);
+    assert_eq!(bench.proxy.state.lock().unwrap().put.len(), 6);
 }
 
 #[tokio::test]
