@@ -69,6 +69,11 @@ impl Quarantine {
         held.map(|(id, entry)| (id.clone(), entry.said.clone())).collect()
     }
 
+    /// What is held back, and what is to be tried again: everything that has not proved good.
+    pub fn all(&self) -> HeldBack {
+        self.entries.iter().map(|(id, entry)| (id.clone(), entry.said.clone())).collect()
+    }
+
     /// When the next object is to be tried again.
     pub fn next_release(&self, now: Instant) -> Option<Instant> {
         self.entries.values().map(|entry| entry.until).filter(|until| *until > now).min()

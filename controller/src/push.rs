@@ -143,25 +143,42 @@ impl Pusher {
     async fn sync(&mut self, world: &Arc<World>) -> Result<(), AdminError> {
         self.quarantine.refresh(world);
         // What is wrong with the objects is said whether or not the proxy answers.
-        self.compile(world);
-        let info = self.admin.info().await?;
+        self.compile(world, self.quarantine.all());
+        let mut info = self.admin.info().await?;
         loop {
-            let compiled = self.compile(world);
-            if let Some(acknowledged) = self.acknowledged.as_mut().filter(|last| last.is_in_force(&info))
-                && acknowledged.compiled.config == compiled.config
-            {
-                acknowledged.world = Arc::clone(world);
-                acknowledged.compiled = compiled;
+            // What is known to be good goes first; objects that are to be tried again wait for it.
+            let held = self.quarantine.held(Instant::now());
+            let mut without = self.quarantine.all();
+            let mut compiled = self.compile(world, without.clone());
+            if without != held && self.has(&info, &compiled) {
+                without.clone_from(&held);
+                compiled = self.compile(world, without.clone());
+            }
+            if self.has(&info, &compiled) {
+                self.quarantine.accepted(&without);
+                if let Some(acknowledged) = &mut self.acknowledged {
+                    acknowledged.world = Arc::clone(world);
+                    acknowledged.compiled = compiled;
+                }
                 return Ok(());
             }
             match self.admin.put_config(&compiled.config).await {
                 Ok(applied) => {
-                    self.acknowledge(info, applied, world, compiled);
-                    return Ok(());
+                    let version = applied.version;
+                    self.acknowledge(&info, applied, world, compiled, &without);
+                    info.config_version = version;
+                    if without == held {
+                        return Ok(());
+                    }
                 }
                 Err(AdminError::Refused { errors }) => {
                     if !self.hold_back(&errors, world, &compiled) {
                         return Err(AdminError::Refused { errors });
+                    }
+                    // One attempt at a time: the world may have changed meanwhile.
+                    let good = self.compile(world, self.quarantine.all());
+                    if self.has(&info, &good) {
+                        return Ok(());
                     }
                 }
                 Err(error) => return Err(error),
@@ -169,9 +186,14 @@ impl Pusher {
         }
     }
 
+    /// Whether the proxy that said `info` has this configuration from us.
+    fn has(&self, info: &Info, compiled: &Compiled) -> bool {
+        let acknowledged = self.acknowledged.as_ref().filter(|last| last.is_in_force(info));
+        acknowledged.is_some_and(|last| last.compiled.config == compiled.config)
+    }
+
     /// What the proxy should have; compiled anew only when the world or what is held back has changed.
-    fn compile(&mut self, world: &Arc<World>) -> Arc<Compiled> {
-        let held = self.quarantine.held(Instant::now());
+    fn compile(&mut self, world: &Arc<World>, held: HeldBack) -> Arc<Compiled> {
         if let Some(desired) = &self.desired
             && Arc::ptr_eq(&desired.world, world)
             && desired.held == held
@@ -207,10 +229,16 @@ impl Pusher {
         !blamed.is_empty()
     }
 
-    fn acknowledge(&mut self, info: Info, applied: Applied, world: &Arc<World>, compiled: Arc<Compiled>) {
-        let held = self.desired.as_ref().map(|desired| desired.held.clone()).unwrap_or_default();
-        let again = self.quarantine.accepted(&held);
-        let cause = self.cause(&info, world, &compiled, &again);
+    fn acknowledge(
+        &mut self,
+        info: &Info,
+        applied: Applied,
+        world: &Arc<World>,
+        compiled: Arc<Compiled>,
+        held: &HeldBack,
+    ) {
+        let again = self.quarantine.accepted(held);
+        let cause = self.cause(info, world, &compiled, &again);
         let Config { listeners, clusters, .. } = &compiled.config;
         let holds = format!("{}, {}", count(listeners.len(), "listener"), count(clusters.len(), "cluster"));
         if applied.changed {
@@ -225,7 +253,7 @@ impl Pusher {
             }
         }
         self.warnings = applied.warnings;
-        let (instance, version) = (info.instance, applied.version);
+        let (instance, version) = (info.instance.clone(), applied.version);
         self.acknowledged = Some(Acknowledged { instance, version, world: Arc::clone(world), compiled });
     }
 

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use l7mp_api::config::ListenerSpec;
 use l7mp_api::status::{Applied, ConfigSource, Errors, Info};
 use l7mp_api::{Config, Problem};
 use l7mp_controller::admin::AdminSocket;
@@ -265,6 +266,27 @@ async fn a_refused_object_is_taken_out_and_the_rest_is_pushed_at_once() {
     // The port comes free.
     bench.proxy.state.lock().unwrap().refuse.clear();
     bench.proxy.wait("the object", |state| names(&state.config) == ["a", "bad", "c"]).await;
+}
+
+#[tokio::test]
+async fn a_refused_object_that_is_tried_again_does_not_hold_up_a_change() {
+    let bench = bench(world(&[("a", 1), ("bad", 2)]));
+    bench.proxy.state.lock().unwrap().refuse = vec![("default/bad".to_owned(), "the port is taken")];
+    bench.proxy.start("one");
+    bench.proxy.wait("the rest", |state| names(&state.config) == ["a"]).await;
+    for round in 1_u16..20 {
+        let seen = bench.proxy.state.lock().unwrap().put.len();
+        let port = 100 + round;
+        bench.worlds.send_replace(world(&[("a", 1), ("bad", 2), ("new", port)]));
+        bench.proxy.wait("the change", |state| has_port(&state.config, port)).await;
+        let state = bench.proxy.state.lock().unwrap();
+        let first = state.put[seen..].iter().find(|config| has_port(config, port)).unwrap();
+        assert_eq!(names(first), ["a", "new"], "round {round}");
+    }
+}
+
+fn has_port(config: &Config, port: u16) -> bool {
+    config.listeners.iter().any(|listener| matches!(&listener.spec, ListenerSpec::Udp(udp) if udp.port == port))
 }
 
 #[tokio::test]
