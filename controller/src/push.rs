@@ -204,8 +204,9 @@ impl Pusher {
         for report in compiled.reports.iter().filter(|report| !self.reports.contains(report)) {
             tracing::warn!("{}: {report}", self.proxy);
         }
-        // An object that is held back and tried again has its reports said once.
-        self.reports.retain(|report| held.contains_key(&report.object));
+        // What comes and goes only because an object is held back and tried again is said once.
+        let same_world = self.desired.as_ref().is_some_and(|desired| Arc::ptr_eq(&desired.world, world));
+        self.reports.retain(|report| same_world || held.contains_key(&report.object));
         self.reports.extend(compiled.reports.iter().cloned());
         self.desired = Some(Desired { world: Arc::clone(world), held, compiled: Arc::clone(&compiled) });
         compiled
