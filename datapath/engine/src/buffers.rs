@@ -51,13 +51,18 @@ impl Class {
         self as u16
     }
 
+    /// The longest payload.
+    pub fn payload_bytes(self) -> usize {
+        match self {
+            Class::Large => LARGE_BYTES,
+            Class::Stream => STREAM_BYTES,
+            Class::Small => SMALL_BYTES,
+        }
+    }
+
     /// Bytes of a buffer, prefix and payload.
     fn buffer_bytes(self) -> usize {
-        match self {
-            Class::Large => PREFIX_BYTES + LARGE_BYTES,
-            Class::Stream => PREFIX_BYTES + STREAM_BYTES,
-            Class::Small => PREFIX_BYTES + SMALL_BYTES,
-        }
+        PREFIX_BYTES + self.payload_bytes()
     }
 }
 

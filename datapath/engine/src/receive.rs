@@ -355,7 +355,10 @@ impl Engine {
         let header = self.shapes.get(shape);
         let out = RecvMsgOut::parse(self.buffers.raw(class, buffer, len), header).ok()?;
         let start = HEADROOM_BYTES + RECVMSG_OUT_BYTES + header.msg_namelen as usize + header.msg_controllen as usize;
-        let arrival = Arrival { start, len: out.payload_data().len(), truncated: out.is_payload_truncated() };
+        let len = out.payload_data().len();
+        // The prefix may leave some room behind the longest payload, which differs by kind of socket.
+        let truncated = out.is_payload_truncated() || len > class.payload_bytes();
+        let arrival = Arrival { start, len, truncated };
         Some((arrival, cmsg::parse(out.control_data())))
     }
 

@@ -17,7 +17,7 @@ use l7mp_forwarder::verdict::{CloseHow, Command, Frame, Head, Payload, SocketErr
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What became of a link.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Diary {
     /// Each datagram or read.
     pub received: Vec<Vec<u8>>,
@@ -34,6 +34,20 @@ pub struct Diary {
     pub drained: u32,
     pub closed: u32,
     pub oversized: u32,
+}
+
+impl std::fmt::Debug for Diary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Diary { received, sent, sent_bytes, lost, opened, failed, ended, broken, blocked, drained, closed, .. } =
+            self;
+        let bytes: usize = received.iter().map(Vec::len).sum();
+        write!(
+            f,
+            "in {}/{bytes} out {sent}/{sent_bytes} lost {lost:?} opened {opened} {failed:?} ended {ended} ",
+            received.len()
+        )?;
+        writeln!(f, "broken {broken:?} blocked {blocked} drained {drained} closed {closed}")
+    }
 }
 
 impl Diary {
@@ -296,4 +310,24 @@ pub fn recv(client: &UdpSocket) -> Vec<u8> {
             Err(error) => panic!("no answer: {error}"),
         }
     }
+}
+
+/// Sends bytes as a train of datagrams of `segment` bytes.
+pub fn send_train(client: &UdpSocket, bytes: &[u8], segment: u16) {
+    set_segment(client, segment.into());
+    client.send(bytes).unwrap();
+    set_segment(client, 0);
+}
+
+fn set_segment(client: &UdpSocket, segment: i32) {
+    use std::os::fd::AsRawFd;
+    let (value, len) = ((&raw const segment).cast(), size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `value` points to `len` bytes that outlive the call.
+    let done = unsafe { libc::setsockopt(client.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, len) };
+    assert_eq!(done, 0);
+}
+
+/// Bytes that tell one place from another.
+pub fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|at| ((at * 31 + seed * 7 + at / 251) % 251) as u8).collect()
 }
