@@ -68,6 +68,8 @@ impl Process {
         if self.exited()?.is_none() && self.child.is_some() {
             return Ok(());
         }
+        // What an earlier one has left of its process group.
+        self.kill()?;
         let Program { name, path, arguments, directory, environment, log } = &self.program;
         let log = OpenOptions::new()
             .create(true)
