@@ -1,18 +1,19 @@
-//! How sessions end: ends of streams that follow the ring, broken connections, refusals, teardown; and
-//! backpressure, which walks the ring the other way.
+//! How sessions end: ends of streams that follow the ring, broken connections, refusals, teardown.
 
 use std::sync::Arc;
 
-use l7mp_api::config::{RetryOn, UnixKind};
+use l7mp_api::config::RetryOn;
+use smallvec::SmallVec;
 
-use crate::codec::Finish;
+use crate::codec::websocket::handshake::Refusal;
+use crate::codec::{Codec, Finish};
 use crate::counters::{DropReason, EndReason};
 use crate::forwarder::Forwarder;
 use crate::ids::{LinkId, SessionIndex};
-use crate::limits::{END_LINGER, STAGES_MAX};
-use crate::links::{LinkKind, NOWHERE, Paused, Phase};
+use crate::limits::END_LINGER;
+use crate::links::{NOWHERE, Phase};
 use crate::session::{SessionState, Source, StageWait};
-use crate::snapshot::{ClusterProtocol, ListenerProtocol};
+use crate::snapshot::ListenerProtocol;
 use crate::time::Time;
 use crate::verdict::{CloseHow, Command, SocketError, Verdict};
 
@@ -50,6 +51,10 @@ impl Forwarder {
         match session.state {
             SessionState::Open if self.speaks_websocket(index) => self.end_session(index, EndReason::ClientGone, now),
             SessionState::Open => self.pass_end(link, index, now),
+            // Nobody is left who waits for the 101. Of another stream only this half is over: see `settle_ends`.
+            SessionState::Opening if self.speaks_websocket(index) => {
+                self.end_session(index, EndReason::ClientGone, now);
+            }
             SessionState::Opening => {}
             SessionState::Handshake => self.end_session(index, EndReason::Handshake, now),
             SessionState::Backoff => self.end_session(index, EndReason::ClientGone, now),
@@ -61,7 +66,7 @@ impl Forwarder {
         match last {
             Finish::Clean => {}
             Finish::Message { bytes, kind } => {
-                self.counters.messages_in.add(1);
+                self.count_in(link, bytes.len());
                 let verdict = self.forward_owned(link, bytes, kind);
                 self.queue(verdict, &[]);
             }
@@ -83,7 +88,7 @@ impl Forwarder {
         if asked_for || !self.reopens(index) {
             return self.pass_end(link, index, now);
         }
-        self.disconnected(index, stage, now);
+        self.disconnected(index, stage, CloseHow::Flush, now);
     }
 
     /// A connection broke.
@@ -95,10 +100,22 @@ impl Forwarder {
             return self.end_session(index, EndReason::ClientGone, now);
         }
         let Some((_, stage)) = self.stage_of(link) else { return };
-        if matches!(entry.phase, Phase::Opening | Phase::Handshake) {
+        if entry.phase != Phase::Open {
             return self.link_failed(link, index, stage, DropReason::OpenFailed, now);
         }
-        self.disconnected(index, stage, now);
+        if entry.write_ended {
+            // Its conversation was over from our side: there is nothing to reopen it for.
+            return self.give_up_reading(link, index, now);
+        }
+        self.disconnected(index, stage, CloseHow::Abort, now);
+    }
+
+    /// Nothing more is awaited from a stage's peer: its end is passed on.
+    pub(crate) fn give_up_reading(&mut self, link: LinkId, index: SessionIndex, now: Time) {
+        if let Some(entry) = self.links.get_mut(link) {
+            entry.read_ended = true;
+        }
+        self.pass_end(link, index, now);
     }
 
     /// Whether a broken stage of this session is opened again.
@@ -107,24 +124,31 @@ impl Forwarder {
             .is_some_and(|(_, retry)| matches!(retry.retry_on, RetryOn::Disconnect | RetryOn::Always))
     }
 
-    /// A stage lost its endpoint: it is reopened, or the session ends.
-    pub(crate) fn disconnected(&mut self, index: SessionIndex, stage: usize, now: Time) {
+    /// A stage lost its endpoint: it is reopened, or the session ends. `how` its link is closed: `Flush` when what is
+    /// queued on it may still arrive.
+    pub(crate) fn disconnected(&mut self, index: SessionIndex, stage: usize, how: CloseHow, now: Time) {
         if !self.reopens(index) {
             return self.end_session(index, EndReason::Disconnect, now);
         }
-        let Some(link) = self.session(index).and_then(|session| session.stages.get(stage)).map(|stage| stage.link)
-        else {
-            return;
-        };
-        if let Some(previous) = self.socket_before(link) {
-            self.pause(previous, Paused::RING);
-        }
+        let Some((_, retry)) = self.session_and_retry(index) else { return };
         let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
-        entry.attempts = 0;
-        entry.waits = StageWait::Retry(now);
+        // One that breaks again at once is not reopened at once, or an endpoint that closes what it accepts would
+        // keep us busy.
+        let again = entry.lost_at.replace(now).is_some_and(|lost| now.since(lost) < retry.timeout);
+        entry.ends_at = None;
         entry.move_at = None;
-        if let Some((successor, _)) = entry.successor.take() {
+        let (link, successor) = (entry.link, entry.successor.take());
+        if let Some((successor, _)) = successor {
             self.release(successor, CloseHow::Abort);
+        }
+        self.release(link, how);
+        if again {
+            return self.stage_failed(index, stage, DropReason::Disconnected, now);
+        }
+        if let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) {
+            entry.attempts = 0;
+            entry.waits = StageWait::Retry(now);
+            entry.counters.retries.add(1);
         }
         self.attempt(index, stage, now);
         self.schedule(index);
@@ -137,32 +161,37 @@ impl Forwarder {
         if next == session.source_link {
             return self.end_session(index, EndReason::Finished, now);
         }
-        let Some(stage) = session.stages.iter().find(|stage| stage.link == next) else { return };
-        let sign = match &stage.cluster.protocol {
-            ClusterProtocol::Tcp { .. } | ClusterProtocol::Unix(UnixKind::Stream | UnixKind::Seqpacket, _) => {
-                EndSign::Fin
-            }
-            ClusterProtocol::WebSocket { .. } => EndSign::Close,
-            ClusterProtocol::Udp { .. }
-            | ClusterProtocol::Unix(UnixKind::Dgram, _)
-            | ClusterProtocol::Echo
-            | ClusterProtocol::Discard => EndSign::Linger,
-        };
-        let already = self.links.get_mut(next).is_some_and(|link| std::mem::replace(&mut link.write_ended, true));
-        let read_ended = self.links.get(next).is_some_and(|link| link.read_ended);
-        match sign {
-            _ if read_ended => return self.pass_end(next, index, now),
-            EndSign::Fin if !already => self.commands.push_back(Command::Shutdown(next)),
-            EndSign::Close if !already => self.send_close(next, code::NORMAL),
-            EndSign::Fin | EndSign::Close => {}
+        let Some(stage) = session.stages.iter().position(|stage| stage.link == next) else { return };
+        // One that is being reopened is told when it is open, behind what is held for it.
+        let Some(entry) = self.links.get_mut(next).filter(|entry| entry.phase == Phase::Open) else { return };
+        let (told, read_ended) = (std::mem::replace(&mut entry.write_ended, true), entry.read_ended);
+        match end_sign(&entry.codec) {
+            EndSign::Fin | EndSign::Close | EndSign::Linger if told => {}
+            EndSign::Fin => self.commands.push_back(Command::Shutdown(next)),
+            EndSign::Close => self.send_close(next, code::NORMAL),
             EndSign::Linger => {
-                if let Some(session) = self.session_mut(index) {
-                    session.ending_from = Some(next);
-                    session.deadline = Some(now + END_LINGER);
+                if let Some(stage) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) {
+                    stage.ends_at = Some(now + END_LINGER);
                 }
+                self.schedule(index);
             }
         }
-        self.schedule(index);
+        if read_ended {
+            self.pass_end(next, index, now);
+        }
+    }
+
+    /// Ends that arrived while the ring was not closed are passed on.
+    pub(crate) fn settle_ends(&mut self, index: SessionIndex, now: Time) {
+        let Some(session) = self.session(index) else { return };
+        let mut ring: SmallVec<[LinkId; 4]> = SmallVec::new();
+        ring.push(session.source_link);
+        ring.extend(session.stages.iter().map(|stage| stage.link));
+        for link in ring {
+            if self.links.get(link).is_some_and(|link| link.read_ended && link.phase == Phase::Open) {
+                self.pass_end(link, index, now);
+            }
+        }
     }
 
     /// A WebSocket peer sent Close.
@@ -192,55 +221,10 @@ impl Forwarder {
         }
         let Some(index) = self.links.get(from).map(|link| link.session) else { return verdict };
         match self.stage_of(from) {
-            Some((_, stage)) => self.disconnected(index, stage, now),
+            Some((_, stage)) => self.disconnected(index, stage, CloseHow::Flush, now),
             None => self.end_session(index, EndReason::Protocol, now),
         }
         verdict
-    }
-
-    /// The next socket along the ring, past in-process links.
-    fn socket_after(&mut self, from: LinkId) -> Option<LinkId> {
-        self.walk(from, |link| link.next)
-    }
-
-    /// The socket whose messages a link gets, past in-process links.
-    fn socket_before(&mut self, from: LinkId) -> Option<LinkId> {
-        self.walk(from, |link| link.prev)
-    }
-
-    fn walk(&mut self, from: LinkId, step: impl Fn(&crate::links::Link) -> u32) -> Option<LinkId> {
-        let mut at = step(self.links.get(from)?);
-        for _ in 0..=STAGES_MAX {
-            let link = self.links.at(at)?;
-            if link.kind == LinkKind::Socket {
-                return Some(link.id);
-            }
-            at = step(link);
-        }
-        None
-    }
-
-    /// A link's queue is above its high-water mark: who feeds it is paused, unless its messages may be lost.
-    pub fn blocked(&mut self, link: LinkId) {
-        if let Some(previous) = self.socket_before(link) {
-            self.pause(previous, Paused::BLOCKED);
-        }
-    }
-
-    /// A link's queue is below its low-water mark again.
-    pub fn drained(&mut self, link: LinkId) {
-        let Some(previous) = self.socket_before(link) else { return };
-        let Some(entry) = self.links.get_mut(previous) else { return };
-        if entry.paused.clear(Paused::BLOCKED) && entry.in_engine && !entry.read_ended {
-            self.commands.push_back(Command::Resume(previous));
-        }
-    }
-
-    fn pause(&mut self, link: LinkId, bit: u8) {
-        let Some(entry) = self.links.get_mut(link).filter(|entry| !entry.lossy) else { return };
-        if entry.paused.set(bit) && entry.in_engine {
-            self.commands.push_back(Command::Pause(link));
-        }
     }
 
     /// Whether the session's client speaks WebSocket.
@@ -250,8 +234,7 @@ impl Forwarder {
     }
 
     /// Ends a session: everybody is told in the way of their protocol, after what is queued.
-    pub(crate) fn end_session(&mut self, index: SessionIndex, reason: EndReason, now: Time) {
-        let _ = now;
+    pub(crate) fn end_session(&mut self, index: SessionIndex, reason: EndReason, _now: Time) {
         let Some(session) = self.session_mut(index) else { return };
         let (source, state, reply) = (session.source_link, session.state, session.close_reply.take());
         if let Some(key) = session.flow_key() {
@@ -259,11 +242,11 @@ impl Forwarder {
         }
         self.drop_held(index, DropReason::Closed);
         self.release_stages(index, CloseHow::Flush);
-        if self.speaks_websocket(index) && state == SessionState::Open {
-            match reply {
-                Some(reply) => self.send_control(source, reply),
-                None => self.send_close(source, close_code(reason)),
-            }
+        match (state, reply) {
+            (SessionState::Open, Some(reply)) => self.send_control(source, reply),
+            (SessionState::Open, None) => self.send_close(source, close_code(reason)),
+            (SessionState::Handshake | SessionState::Opening, _) => self.refuse_unanswered(index, reason),
+            (SessionState::Backoff, _) => {}
         }
         let how = match reason {
             EndReason::ClientGone => CloseHow::Abort,
@@ -286,14 +269,27 @@ impl Forwarder {
         self.counters.sessions_closed.of_end(reason).add(1);
     }
 
+    /// A WebSocket client whose session ends before it was answered gets an answer, unless it was refused already.
+    fn refuse_unanswered(&mut self, index: SessionIndex, reason: EndReason) {
+        match reason {
+            EndReason::Idle | EndReason::Disconnect | EndReason::Removed | EndReason::Deleted | EndReason::Drained => {
+                self.refuse_upgrade(index, Refusal::UNAVAILABLE);
+            }
+            EndReason::Finished
+            | EndReason::OpenFailed
+            | EndReason::Refused
+            | EndReason::ClientGone
+            | EndReason::Protocol
+            | EndReason::Handshake => {}
+        }
+    }
+
     /// Closes every stage of a session.
     pub(crate) fn release_stages(&mut self, index: SessionIndex, how: CloseHow) {
         let Some(session) = self.session_mut(index) else { return };
         for stage in std::mem::take(&mut session.stages) {
             stage.counters.sessions_active.sub(1);
-            if let ClusterProtocol::WebSocket { .. } = stage.cluster.protocol {
-                self.send_close(stage.link, code::NORMAL);
-            }
+            self.send_close(stage.link, code::NORMAL);
             self.release(stage.link, how);
             if let Some((successor, _)) = stage.successor {
                 self.release(successor, CloseHow::Abort);
@@ -301,7 +297,13 @@ impl Forwarder {
         }
     }
 
-    /// Sends a WebSocket Close, if the link is open and none was sent.
+    /// Tells the peer of a link that is replaced by another, and closes it behind what is queued.
+    pub(crate) fn retire(&mut self, link: LinkId) {
+        self.send_close(link, code::NORMAL);
+        self.release(link, CloseHow::Flush);
+    }
+
+    /// Sends a WebSocket Close, if the link speaks WebSocket, is open, and none was sent.
     fn send_close(&mut self, link: LinkId, code: u16) {
         let mask = self.random_word();
         let Some(entry) = self.links.get_mut(link).filter(|entry| entry.phase == Phase::Open) else { return };
@@ -313,16 +315,29 @@ impl Forwarder {
     /// Takes a link out of its ring and closes its socket; its slot is free when the engine says `closed`.
     pub(crate) fn release(&mut self, link: LinkId, how: CloseHow) {
         self.handshakes.remove(&link);
+        self.unlink(link);
         let Some(entry) = self.links.get_mut(link).filter(|entry| entry.phase != Phase::Closing) else { return };
         if !entry.in_engine {
             self.links.remove(link);
             return;
         }
         entry.phase = Phase::Closing;
-        entry.next = NOWHERE;
-        entry.prev = NOWHERE;
         entry.stash = Vec::new();
         self.commands.push_back(Command::Close { link, how });
+    }
+
+    /// Takes a link out of its ring. Its neighbours forget it, so that none of them ever names a slot of somebody else.
+    fn unlink(&mut self, link: LinkId) {
+        let Some(entry) = self.links.get_mut(link) else { return };
+        let slot = link.index() as u32;
+        let next = std::mem::replace(&mut entry.next, NOWHERE);
+        let prev = std::mem::replace(&mut entry.prev, NOWHERE);
+        if let Some(next) = self.links.at_mut(next).filter(|next| next.prev == slot) {
+            next.prev = NOWHERE;
+        }
+        if let Some(prev) = self.links.at_mut(prev).filter(|prev| prev.next == slot) {
+            prev.next = NOWHERE;
+        }
     }
 
     /// The engine let go of a link.
@@ -355,6 +370,15 @@ impl Forwarder {
         session.is_some_and(|session| {
             session.source_link == link && matches!(session.source, Source::Udp(_) | Source::UnixDgram(_))
         })
+    }
+}
+
+/// How a link's peer learns of an end: by what the link speaks, whatever its cluster has become since.
+fn end_sign(codec: &Codec) -> EndSign {
+    match codec {
+        Codec::Datagram => EndSign::Linger,
+        Codec::WebSocket(_) => EndSign::Close,
+        Codec::Seqpacket | Codec::Raw | Codec::Line(_) | Codec::Length(_) => EndSign::Fin,
     }
 }
 

@@ -138,13 +138,15 @@ impl Forwarder {
                 self.forward_owned(from, bytes, kind)
             }
             Decoded::Kept => Verdict::Kept,
+            // Who does not read the answers gets none (RFC 6455, section 5.5.3, allows it): pings cannot fill the queue.
+            Decoded::Reply(_) if self.links.get(from).is_some_and(|link| link.blocked) => Verdict::Kept,
             Decoded::Reply(bytes) => Verdict::Reply(control_frame(from, bytes)),
             Decoded::End { reply } => self.peer_closed(from, reply, now),
             Decoded::Violation { reply, reason } => self.violation(from, reply, reason, now),
         }
     }
 
-    fn count_in(&mut self, from: LinkId, bytes: usize) {
+    pub(crate) fn count_in(&mut self, from: LinkId, bytes: usize) {
         self.counters.messages_in.add(1);
         if let Some(link) = self.links.get(from) {
             link.counters.messages_in.add(1);
@@ -207,6 +209,8 @@ impl Forwarder {
         for _ in 0..=STAGES_MAX {
             let Some(link) = self.links.at(at) else { return Hop::Nowhere(self.no_ring(from)) };
             match (link.kind, link.phase) {
+                // Its peer was told that nothing more comes (a late datagram behind the linger).
+                (LinkKind::Socket, Phase::Open) if link.write_ended => return Hop::Nowhere(DropReason::Closed),
                 (LinkKind::Socket, Phase::Open) => return Hop::To(link.id),
                 (LinkKind::Socket, Phase::Opening | Phase::Handshake | Phase::Ready) => {
                     return Hop::Wait(link.session);

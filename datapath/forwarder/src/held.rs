@@ -28,6 +28,13 @@ pub struct Held {
 #[derive(Debug, Default)]
 pub struct HeldTotal(usize);
 
+impl HeldTotal {
+    /// How much it is.
+    pub fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
 impl Held {
     /// Holds a message, or gives it back when there is no room.
     pub fn push(&mut self, message: HeldMessage, total: &mut HeldTotal) -> Result<(), HeldMessage> {
@@ -55,6 +62,11 @@ impl Held {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.messages.len()
+    }
+
+    /// The bytes of all that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether none waits.

@@ -21,9 +21,11 @@ mod upgrade;
 pub mod balance;
 pub mod held;
 mod close;
+mod pressure;
 pub mod timers;
 mod turn;
 pub mod report;
+pub mod audit;
 
 // What the others are made of.
 pub mod snapshot;

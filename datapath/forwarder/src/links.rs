@@ -51,18 +51,14 @@ impl Paused {
         Paused(Paused::RING)
     }
 
-    /// Sets a bit; true when it was read before.
-    pub fn set(&mut self, bit: u8) -> bool {
-        let was_read = self.0 == 0;
-        self.0 |= bit;
-        was_read
+    /// These bits.
+    pub fn of(bits: u8) -> Paused {
+        Paused(bits)
     }
 
-    /// Clears a bit; true when it is read from now on, and was not before.
-    pub fn clear(&mut self, bit: u8) -> bool {
-        let was_paused = self.0 != 0;
-        self.0 &= !bit;
-        was_paused && self.0 == 0
+    /// Whether no bit is set.
+    pub fn is_read(self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -90,6 +86,8 @@ pub struct Link {
     pub read_ended: bool,
     /// We ended ours towards its peer.
     pub write_ended: bool,
+    /// What waits to be sent on it is above the high-water mark.
+    pub blocked: bool,
     /// The engine has a socket for it, and will say `closed`.
     pub in_engine: bool,
     /// The session it belongs to.
@@ -150,7 +148,12 @@ impl Links {
     }
 
     /// The present user of a slot, as `next` and `prev` name it.
-    pub fn at(&mut self, index: u32) -> Option<&mut Link> {
+    pub fn at(&self, index: u32) -> Option<&Link> {
+        self.slots.get(index as usize)?.as_ref()
+    }
+
+    /// The present user of a slot, as `next` and `prev` name it.
+    pub fn at_mut(&mut self, index: u32) -> Option<&mut Link> {
         self.slots.get_mut(index as usize)?.as_mut()
     }
 

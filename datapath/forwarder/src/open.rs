@@ -85,7 +85,11 @@ impl Forwarder {
             self.flows.insert(key, link);
         }
         self.open_stages(index, decided, now);
-        Ok(link)
+        // What could not even be tried is the reason for this datagram; those that follow meet the backoff.
+        match self.session(index).and_then(|session| session.failure) {
+            Some(reason) => Err(reason),
+            None => Ok(link),
+        }
     }
 
     /// A connection was accepted; `None`: refuse it.
@@ -178,7 +182,7 @@ impl Forwarder {
             born: now,
             asked: now,
             deadline: None,
-            ending_from: None,
+            failure: None,
             close_reply: None,
             judged: self.snapshot.version,
         });
@@ -204,6 +208,7 @@ impl Forwarder {
             lossy: false,
             read_ended: false,
             write_ended: false,
+            blocked: false,
             in_engine: false,
             session,
             last_seen: now,

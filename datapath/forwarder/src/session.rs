@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::address::UnixName;
 use crate::codec::websocket::handshake::Request;
-use crate::counters::ScopeCounters;
+use crate::counters::{DropReason, ScopeCounters};
 use crate::flows::FlowKey;
 use crate::held::Held;
 use crate::ids::{LinkId, SessionNumber};
@@ -71,6 +71,10 @@ pub struct Stage {
     pub waits: StageWait,
     /// When it has to leave its draining endpoint.
     pub move_at: Option<Time>,
+    /// When the end of a stream, which its datagram link cannot tell its peer, is passed on.
+    pub ends_at: Option<Time>,
+    /// When it last lost its endpoint.
+    pub lost_at: Option<Time>,
 }
 
 /// What a stage waits for.
@@ -111,10 +115,10 @@ pub struct Session {
     pub born: Time,
     /// When the first message or the whole request was there.
     pub asked: Time,
-    /// The handshake's deadline, the end of the backoff, or when a stream's end is passed on from a datagram link.
+    /// The handshake's deadline, or the end of the backoff.
     pub deadline: Option<Time>,
-    /// The link from which the end of a stream is passed on at `deadline`.
-    pub ending_from: Option<LinkId>,
+    /// Why it could not be opened.
+    pub failure: Option<DropReason>,
     /// A client's Close that is answered when the end has come around.
     pub close_reply: Option<Vec<u8>>,
     /// Which snapshot it was last judged by.
@@ -164,7 +168,7 @@ impl Session {
                 StageWait::Nothing => None,
                 StageWait::Connect(at) | StageWait::Retry(at) => Some(at),
             };
-            [waits, stage.move_at]
+            [waits, stage.move_at, stage.ends_at]
         });
         let idle = self.idle_timeout().map(|timeout| last_seen + timeout);
         stages.flatten().chain(self.deadline).chain(idle).min()

@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub version: u64,
     /// By the identity of their sockets.
     pub listeners: HashMap<ListenerId, Arc<Listener>>,
-    /// By name; inline clusters by the path of the place where they stand.
+    /// By name; inline clusters by the place where they stand, `listeners["in"].rules[0].action.route.destination`.
     pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
 }
 

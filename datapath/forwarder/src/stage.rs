@@ -13,10 +13,10 @@ use crate::codec::websocket::handshake::Refusal;
 use crate::counters::{DropReason, EndReason, OpenTime};
 use crate::forwarder::Forwarder;
 use crate::ids::{LinkId, SessionIndex};
-use crate::links::{LinkKind, NOWHERE, Paused, Phase};
+use crate::links::{LinkKind, NOWHERE, Phase};
 use crate::metadata;
 use crate::open::{payload_type, stream_codec};
-use crate::session::{SessionState, Stage, StageWait};
+use crate::session::{Session, SessionState, Stage, StageWait};
 use crate::snapshot::{Cluster, ClusterProtocol, Endpoint, Route, Rule};
 use crate::time::Time;
 use crate::verdict::{CloseHow, Command, SocketError, Transport, unspecified};
@@ -49,6 +49,8 @@ impl Forwarder {
                     attempts: 0,
                     waits,
                     move_at: None,
+                    ends_at: None,
+                    lost_at: None,
                 });
             }
         }
@@ -156,16 +158,15 @@ impl Forwarder {
         self.release(present, CloseHow::Abort);
         self.session_mut(index)?.stages.get_mut(stage)?.link = link;
         self.wire(index);
+        self.press(index);
         Some(link)
     }
 
     /// A socket is connected.
     pub fn opened(&mut self, link: LinkId, now: Time) {
         let Some((index, stage)) = self.stage_of(link) else { return };
-        let Some(cluster) = self.session(index).map(|session| Arc::clone(&session.stages[stage].cluster)) else {
-            return;
-        };
-        if let ClusterProtocol::WebSocket { .. } = cluster.protocol {
+        let speaks_websocket = self.links.get(link).is_some_and(|link| matches!(link.codec, Codec::WebSocket(_)));
+        if speaks_websocket {
             self.upgrade(link, index, stage, now);
         } else {
             self.link_ready(link, index, stage, now);
@@ -217,44 +218,59 @@ impl Forwarder {
         let entry = &mut session.stages[stage];
         if entry.link == link {
             entry.waits = StageWait::Nothing;
+            self.press(index);
             self.close_ring(index, now);
         } else if let Some((successor, endpoint)) = entry.successor.take() {
             let old = std::mem::replace(&mut entry.link, successor);
             entry.endpoint = Some(endpoint);
             entry.move_at = None;
+            entry.ends_at = None;
             self.wire(index);
-            self.release(old, CloseHow::Flush);
-            self.close_ring(index, now);
+            self.retire(old);
+            self.join(successor, index, now);
         }
         self.schedule(index);
+    }
+
+    /// A successor takes its place in a ring that flows already, also while another stage is reopened.
+    fn join(&mut self, link: LinkId, index: SessionIndex, now: Time) {
+        if let Some(link) = self.links.get_mut(link) {
+            link.phase = Phase::Open;
+        }
+        self.press(index);
+        if self.session(index).is_some_and(Session::ready) {
+            self.flush_held(index);
+        }
+        self.replay(link, now);
+        self.settle_ends(index, now);
     }
 
     /// Lets messages flow, once every stage is ready: for the first time, or after one was reopened.
     fn close_ring(&mut self, index: SessionIndex, now: Time) {
         let Some(session) = self.session_mut(index).filter(|session| session.ready()) else { return };
-        let first = session.state == SessionState::Opening;
+        let first = match session.state {
+            SessionState::Opening => true,
+            SessionState::Open => false,
+            SessionState::Handshake | SessionState::Backoff => return,
+        };
         session.state = SessionState::Open;
         let (source, asked) = (session.source_link, session.asked);
-        let stages: SmallVec<[LinkId; 4]> = session.stages.iter().map(|stage| stage.link).collect();
+        let mut links: SmallVec<[LinkId; 4]> = session.stages.iter().map(|stage| stage.link).collect();
+        links.push(source);
         if first {
             self.count_opening(now.since(asked));
             self.accept_upgrade(index);
         }
-        let mut opened: SmallVec<[LinkId; 4]> = SmallVec::new();
-        for &link in stages.iter().chain([&source]) {
-            let Some(entry) = self.links.get_mut(link) else { continue };
-            if entry.phase == Phase::Ready {
-                entry.phase = Phase::Open;
-                opened.push(link);
-            }
-            if entry.paused.clear(Paused::RING) && entry.in_engine && !entry.read_ended {
-                self.commands.push_back(Command::Resume(link));
-            }
-        }
+        links.retain(|link| {
+            let ready = self.links.get_mut(*link).filter(|entry| entry.phase == Phase::Ready);
+            ready.map(|entry| entry.phase = Phase::Open).is_some()
+        });
+        self.press(index);
         self.flush_held(index);
-        for link in opened {
+        for link in links {
             self.replay(link, now);
         }
+        self.settle_ends(index, now);
     }
 
     fn count_opening(&self, took: std::time::Duration) {
@@ -311,6 +327,7 @@ impl Forwarder {
         self.release_stages(index, CloseHow::Abort);
         let Some(session) = self.session_mut(index) else { return };
         session.state = SessionState::Backoff;
+        session.failure = Some(reason);
         session.deadline = Some(now + retry.timeout);
         let source = session.source_link;
         if let Some(link) = self.links.get_mut(source) {

@@ -7,6 +7,7 @@ use crate::counters::{DropReason, EndReason};
 use crate::forwarder::Forwarder;
 use crate::ids::SessionIndex;
 use crate::limits::SESSIONS_PER_TURN;
+use crate::links::LinkKind;
 use crate::session::{SessionState, StageWait};
 use crate::snapshot::{Cluster, Endpoint, Snapshot};
 use crate::time::Time;
@@ -78,24 +79,19 @@ impl Forwarder {
     fn session_due(&mut self, index: SessionIndex, now: Time) {
         let Some(session) = self.session_mut(index) else { return };
         session.deadline = None;
-        let ending = session.ending_from.take();
         match session.state {
             SessionState::Handshake => {
                 self.refuse_upgrade(index, Refusal::TIMEOUT);
                 self.end_session(index, EndReason::Handshake, now);
             }
             SessionState::Backoff => self.end_session(index, EndReason::OpenFailed, now),
-            SessionState::Opening | SessionState::Open => {
-                if let Some(link) = ending {
-                    self.pass_end(link, index, now);
-                }
-            }
+            SessionState::Opening | SessionState::Open => {}
         }
     }
 
     fn stage_due(&mut self, index: SessionIndex, stage: usize, now: Time) {
         let Some(entry) = self.session(index).and_then(|session| session.stages.get(stage)) else { return };
-        let (link, waits, move_at) = (entry.link, entry.waits, entry.move_at);
+        let (link, waits, move_at, ends_at) = (entry.link, entry.waits, entry.move_at, entry.ends_at);
         match waits {
             StageWait::Connect(at) if at <= now => {
                 self.link_failed(link, index, stage, DropReason::OpenFailed, now);
@@ -106,6 +102,12 @@ impl Forwarder {
         if move_at.is_some_and(|at| at <= now) {
             self.move_stage(index, stage, now);
         }
+        if ends_at.is_some_and(|at| at <= now) {
+            if let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) {
+                entry.ends_at = None;
+            }
+            self.give_up_reading(link, index, now);
+        }
     }
 
     /// Opens a stage to a new endpoint while the old one, which is draining, still serves.
@@ -114,6 +116,15 @@ impl Forwarder {
         let Some((_, retry)) = self.session_and_retry(index) else { return };
         let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
         entry.move_at = None;
+        match entry.waits {
+            StageWait::Nothing => {}
+            // Its next attempt avoids endpoints that drain.
+            StageWait::Retry(_) => return,
+            StageWait::Connect(_) => {
+                entry.move_at = Some(now + retry.timeout);
+                return;
+            }
+        }
         if let Some((late, _)) = entry.successor.take() {
             entry.move_at = Some(now + retry.timeout);
             return self.release(late, CloseHow::Abort);
@@ -174,13 +185,21 @@ impl Forwarder {
             Judgement::Unchanged => {}
             Judgement::Kept(cluster) => {
                 entry.cluster = cluster;
-                if entry.successor.is_none() {
-                    entry.move_at = None;
+                entry.move_at = None;
+                if let Some((needless, _)) = entry.successor.take() {
+                    self.release(needless, CloseHow::Abort);
                 }
             }
             Judgement::Draining(cluster) => {
                 entry.move_at = entry.move_at.or(cluster.drain_timeout.map(|timeout| now + timeout));
-                entry.cluster = cluster;
+                let serves = |endpoint: &Endpoint| cluster.endpoint(&endpoint.address).is_some_and(|now| !now.draining);
+                if let Some((late, _)) = entry.successor.take_if(|(_, endpoint)| !serves(endpoint)) {
+                    entry.move_at = Some(now);
+                    self.release(late, CloseHow::Abort);
+                }
+                if let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) {
+                    entry.cluster = cluster;
+                }
             }
             Judgement::Gone => match entry.waits {
                 StageWait::Nothing => self.removed(index, stage, now),
@@ -197,6 +216,10 @@ impl Forwarder {
         let Some(entry) = self.session(index).and_then(|session| session.stages.get(stage)) else {
             return Judgement::Unchanged;
         };
+        // What has no endpoint cannot lose it: a session keeps the route that it opened with.
+        if self.links.get(entry.link).is_some_and(|link| link.kind != LinkKind::Socket) {
+            return Judgement::Unchanged;
+        }
         let Some(cluster) = self.snapshot.clusters.get(&entry.cluster.name) else { return Judgement::Gone };
         if Arc::ptr_eq(cluster, &entry.cluster) {
             return Judgement::Unchanged;
@@ -215,7 +238,7 @@ impl Forwarder {
             matches!(retry.retry_on, l7mp_api::config::RetryOn::Disconnect | l7mp_api::config::RetryOn::Always)
         });
         if reopens {
-            self.disconnected(index, stage, now);
+            self.disconnected(index, stage, CloseHow::Flush, now);
         } else {
             self.end_session(index, EndReason::Removed, now);
         }

@@ -9,13 +9,13 @@ use crate::counters::{DropReason, EndReason};
 use crate::forwarder::Forwarder;
 use crate::ids::{LinkId, SessionIndex};
 use crate::limits::HANDSHAKE_BYTES_MAX;
-use crate::links::{Paused, Phase};
+use crate::links::Phase;
 use crate::metadata;
 use crate::rules::{self, Matched};
 use crate::session::{Session, SessionState};
 use crate::snapshot::{ClusterProtocol, ListenerProtocol};
 use crate::time::Time;
-use crate::verdict::{Command, Step, Verdict};
+use crate::verdict::{Step, Verdict};
 
 /// What the answer to our request must say.
 #[derive(Debug)]
@@ -48,8 +48,7 @@ impl Forwarder {
         link.stash.drain(..used);
         link.stash.shrink_to_fit();
         link.phase = Phase::Ready;
-        link.paused.set(Paused::RING);
-        self.commands.push_back(Command::Pause(from));
+        self.press(index);
         let Some(session) = self.session_mut(index) else { return };
         let listener = Arc::clone(&session.listener);
         let ListenerProtocol::WebSocket { path, subprotocols, .. } = &listener.protocol else { return };
@@ -112,7 +111,7 @@ impl Forwarder {
                     link.phase = Phase::Handshake;
                 }
                 self.send_control(link, bytes);
-                self.commands.push_back(Command::Resume(link));
+                self.press_link(link);
             }
             Err(_) => self.upgrade_failed(link, index, stage, now),
         }

@@ -214,7 +214,13 @@ impl Compiler<'_> {
 
     /// Compiles a cluster, or keeps the one of the previous snapshot when nothing changed.
     fn cluster(&mut self, cluster: &config::Cluster, path: &str) -> Option<Arc<Cluster>> {
-        let name: Arc<str> = if cluster.name.is_empty() { path.into() } else { cluster.name.as_str().into() };
+        let name: Arc<str> = match cluster.name.as_str() {
+            "" => place(self.inputs.config, path).into(),
+            name => name.into(),
+        };
+        if let Some(known) = self.snapshot.clusters.get(&name) {
+            return Some(Arc::clone(known));
+        }
         let protocol = cluster_protocol(&cluster.spec);
         let endpoints = self.endpoints(cluster);
         let policy = policy(&cluster.loadbalancer);
@@ -301,6 +307,22 @@ pub fn owned_by_one_worker(spec: &ListenerSpec) -> bool {
         }
         ListenerSpec::Tcp(_) | ListenerSpec::WebSocket(_) => false,
     }
+}
+
+/// Where an inline cluster stands, with the name of the object in place of its position in the document: a session finds
+/// its cluster again when objects before that one come and go.
+fn place(config: &Config, path: &str) -> String {
+    let Some((kind, rest)) = path.split_once('[') else { return path.to_owned() };
+    let Some((n, rest)) = rest.split_once(']') else { return path.to_owned() };
+    let n: usize = n.parse().unwrap_or(usize::MAX);
+    let name = match kind {
+        "listeners" => config.listeners.get(n).map(|listener| &listener.name),
+        "rulelists" => config.rulelists.get(n).map(|list| &list.name),
+        "rules" => config.rules.get(n).map(|rule| &rule.name),
+        "routes" => config.routes.get(n).map(|route| &route.name),
+        _ => None,
+    };
+    name.map_or_else(|| path.to_owned(), |name| format!("{kind}[{name:?}]{rest}"))
 }
 
 fn scope(workers: usize) -> Vec<Arc<ScopeCounters>> {
