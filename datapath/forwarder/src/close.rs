@@ -209,6 +209,10 @@ impl Forwarder {
             self.send_control(from, reply);
         }
         self.stage_ended(from, index, now);
+        // Behind the reply nothing more may be sent.
+        if let Some(link) = self.links.get_mut(from) {
+            link.write_ended = true;
+        }
         Verdict::Kept
     }
 

@@ -72,7 +72,8 @@ pub enum Decoded {
     Kept,
     /// Send this back to the peer (a pong), and go on.
     Reply(Vec<u8>),
-    /// The peer ended the conversation in an orderly way (WebSocket Close). `reply` answers it, if that is due.
+    /// The peer ended the conversation in an orderly way (WebSocket Close). `reply` answers it, if that is due; messages
+    /// may still be sent before it, not after it.
     End {
         /// The close frame to send, if none was sent before.
         reply: Option<Vec<u8>>,

@@ -337,12 +337,25 @@ fn our_close_goes_first_and_once() {
 
 #[test]
 fn no_close_follows_the_peers() {
-    for bytes in [masked(CLOSE, b""), bare(CLOSE, b"")] {
+    for (bytes, late_answers) in [(masked(CLOSE, b""), true), (bare(CLOSE, b""), false)] {
         let mut codec = server();
         drive(&mut codec, &bytes, &[]);
         assert_eq!(codec.close(1000, KEY), None);
-        assert_eq!(codec.encode(&mut [1], MessageType::Binary, KEY), Err(DropReason::Closed));
+        assert_eq!(codec.encode(&mut [1], MessageType::Binary, KEY).is_ok(), late_answers);
     }
+}
+
+/// `echo x | socat` through TCP -> WebSocket -> TCP: the answer comes behind the client's Close.
+#[test]
+fn late_answers_go_before_the_reply_to_a_close() {
+    let mut codec = server();
+    drive(&mut codec, &masked(CLOSE, &close_payload(1000, b"")), &[]);
+    assert!(codec.encode(&mut [1], MessageType::Binary, KEY).is_ok());
+
+    let mut codec = server();
+    codec.close(1000, KEY);
+    drive(&mut codec, &masked(CLOSE, &close_payload(1000, b"")), &[]);
+    assert_eq!(codec.encode(&mut [1], MessageType::Binary, KEY), Err(DropReason::Closed));
 }
 
 #[test]

@@ -42,7 +42,9 @@ enum State {
     Open,
     /// We sent a Close; the peer may still send until its own.
     Closing,
-    /// The peer's Close has come, or a fault: nothing more is read or sent.
+    /// The peer's Close has come, and ours is in the caller's hands, who may send late answers before it.
+    Answering,
+    /// Both have closed, or a fault has: nothing more is read or sent.
     Closed,
 }
 
@@ -77,7 +79,7 @@ impl WebSocket {
     }
 
     pub(super) fn decode(&mut self, bytes: &mut [u8], mask: [u8; 4]) -> (usize, Decoded) {
-        if self.state == State::Closed {
+        if matches!(self.state, State::Answering | State::Closed) {
             return (bytes.len(), Decoded::Kept);
         }
         let (start, frame) = match self.next_frame(bytes) {
@@ -113,7 +115,7 @@ impl WebSocket {
         kind: MessageType,
         mask: [u8; 4],
     ) -> Result<Envelope, DropReason> {
-        if self.state != State::Open {
+        if matches!(self.state, State::Closing | State::Closed) {
             return Err(DropReason::Closed);
         }
         let opcode = match (kind, self.untyped) {
@@ -269,7 +271,7 @@ impl WebSocket {
             }
         };
         let reply = (self.state == State::Open).then(|| control_frame(self.role, Opcode::Close, code, mask));
-        self.state = State::Closed;
+        self.state = if reply.is_some() { State::Answering } else { State::Closed };
         self.pending = None;
         Ok(Decoded::End { reply })
     }
