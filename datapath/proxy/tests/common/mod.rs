@@ -1,0 +1,184 @@
+//! A real proxy for a test: its own directory, its own ports, its admin socket spoken to by hand.
+#![allow(dead_code)] // each test file uses its own part of this
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `l7mp-proxy`; killed when dropped.
+pub struct Proxy {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+/// What the admin API answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy with this document and waits until it has adopted it. Listeners without an address are on
+    /// 127.0.0.1, and Unix paths live in the test's directory.
+    pub fn start(config: &str) -> Proxy {
+        Proxy::start_with(config, &["--workers", "1"])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(config: &str, arguments: &[&str]) -> Proxy {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("config.yaml");
+        std::fs::write(&file, config).expect("the document is written");
+        std::fs::create_dir(directory.path().join("root")).expect("a root");
+        let log = std::fs::File::create(directory.path().join("log")).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_l7mp-proxy"))
+            .args(["--bind", "127.0.0.1"])
+            .arg("--config")
+            .arg(&file)
+            .arg("--admin-socket")
+            .arg(directory.path().join("admin/admin.sock"))
+            .arg("--unix-root")
+            .arg(directory.path().join("root"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("the proxy starts");
+        let mut proxy = Proxy { child, directory };
+        proxy.wait_until("the proxy is ready", |proxy| proxy.try_get("/readyz").is_some_and(|a| a.status == 200));
+        proxy
+    }
+
+    /// The directory under which the configuration's Unix paths live.
+    pub fn root(&self) -> PathBuf {
+        self.directory.path().join("root")
+    }
+
+    /// What the proxy printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn admin_socket(&self) -> PathBuf {
+        self.directory.path().join("admin/admin.sock")
+    }
+
+    /// The file that `--config` names.
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.path().join("config.yaml")
+    }
+
+    /// Sends a signal by its number.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end; its exit code (`None`: a signal).
+    pub fn wait_exit(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the proxy is ours") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the proxy does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for a condition, and says what the proxy printed when it does not come.
+    pub fn wait_until(&mut self, what: &str, mut done: impl FnMut(&Proxy) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            if let Some(status) = self.child.try_wait().expect("the proxy is ours") {
+                panic!("waiting until {what}: the proxy ended with {status}:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "waiting until {what}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.try_request(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, "")
+    }
+
+    fn try_get(&self, path: &str) -> Option<Answer> {
+        self.try_request("GET", path, "").ok()
+    }
+
+    fn try_request(&self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+        let mut stream = UnixStream::connect(self.admin_socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: l7mp\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok(Answer { status: status.ok_or(std::io::ErrorKind::InvalidData)?, body: body.to_owned() })
+    }
+
+    /// Adopts a document and answers what the proxy said of it.
+    pub fn put(&self, config: &str) -> Value {
+        let answer = self.request("PUT", "/api/v1/config", config);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    }
+
+    /// Where a listener is bound.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let answer = self.get(&format!("/api/v1/listeners/{listener}")).json();
+        let address = answer["status"]["address"].as_str().unwrap_or_else(|| panic!("no address in {answer}"));
+        address.parse().expect("an address")
+    }
+
+    /// The sum of all samples of a metric whose labels contain `labels`.
+    pub fn metric(&self, name: &str, labels: &str) -> u64 {
+        let text = self.get("/metrics").body;
+        let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+        let exact = samples.filter(|line| line[name.len()..].starts_with(['{', ' ']));
+        exact.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+    }
+
+    /// Messages dropped for a reason.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.metric("l7mp_messages_dropped_total", &format!("reason=\"{reason}\""))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the proxy printed:\n{}", self.log());
+        }
+    }
+}
