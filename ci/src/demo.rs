@@ -1,7 +1,7 @@
 //! `cargo demo`: the first task, shown to a person.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -35,6 +35,7 @@ pub struct Options {
 /// Runs the demo until Ctrl-C, or once.
 pub fn run(options: &Options) -> Result<()> {
     let interrupt = Interrupt::new()?;
+    is_free(options.port)?;
     println!("building l7mp-proxy, l7mpctl and l7mp-controller ...");
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
     let binaries = Binaries::build(profile, std::env::current_exe()?)?;
@@ -65,6 +66,12 @@ pub fn run(options: &Options) -> Result<()> {
     }
     println!("\nstopped");
     Ok(())
+}
+
+/// The likeliest failure, said before anything is built.
+fn is_free(port: u16) -> Result<()> {
+    let taken = || format!("cannot listen on UDP 127.0.0.1:{port}, where another demo may run: take another --port");
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).map(drop).with_context(taken)
 }
 
 /// Sends the lines of the page and prints the answers.

@@ -79,6 +79,8 @@ impl Process {
         self.log_start = log.metadata()?.len();
         let mut command = Command::new(&self.tool);
         command.arg("exec").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(path).args(arguments);
+        // A log is no terminal.
+        command.env("NO_COLOR", "1");
         command.current_dir(directory).envs(environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         self.child = Some(spawn(command).with_context(|| format!("cannot start {name}"))?);

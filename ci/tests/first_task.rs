@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
@@ -42,6 +42,16 @@ fn the_demo_prints_the_lines_of_the_page_and_ends() {
     let prefix = transcoded.strip_suffix(first).unwrap();
     assert!(prefix.starts_with("Transcoded on transcoder-deployment-6784fc494c-"), "{prefix}");
     assert_eq!(transcoded_again, format!("{prefix}{second}"));
+}
+
+#[test]
+fn a_demo_whose_port_is_taken_says_so_before_it_builds_anything() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_l7mp-ci"));
+    let output = demo.args(["demo", "--once", "--port", &port]).stdin(Stdio::null()).output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("take another --port"));
 }
 
 /// One `socat - udp4:GATEWAY`, as the page has it.

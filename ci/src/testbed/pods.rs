@@ -118,7 +118,7 @@ fn pod_name(role: Role, number: u8) -> String {
     // The letters that Kubernetes makes such names of.
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let letter = |n: usize| char::from(LETTERS[n % LETTERS.len()]);
-    let n = usize::from(number);
+    let n = usize::from(number) + prefix.len();
     let suffix: String = [n * 7, n / LETTERS.len() + 5, n * 11 + 3, n, n * 5 + 2].map(letter).iter().collect();
     format!("{prefix}-{suffix}")
 }
