@@ -201,6 +201,12 @@ impl Bench {
         for link in closing {
             self.forwarder.closed(link);
         }
+        if self.sessions() < 100 {
+            self.audit();
+        }
+    }
+
+    fn audit(&self) {
         self.forwarder.audit().unwrap_or_else(|fault| panic!("{fault}"));
     }
 
@@ -208,6 +214,7 @@ impl Bench {
     pub fn turn(&mut self) {
         self.forwarder.expire(self.now);
         self.drain();
+        self.audit();
     }
 
     /// Time passes, in turns as short as the forwarder asks for.
