@@ -209,7 +209,9 @@ impl Engine {
         self.finish_listeners();
         if !self.closing.is_empty() {
             self.submit_and_collect();
-            self.finish_closing();
+            if self.trains.is_empty() {
+                self.finish_closing();
+            }
         }
         self.buffers.publish();
         self.arm();
@@ -264,6 +266,7 @@ impl Engine {
     pub fn send(&mut self, frame: Frame, from: Option<(&Received, usize)>) {
         let Frame { to, head, payload, newline, lossy, messages } = frame;
         let (phase, kind, shut) = match self.links.get(to) {
+            Some(link) if link.write_error.is_some() => return self.lose(to, messages, DropReason::Disconnected),
             Some(link) => (link.phase, link.kind, link.shut),
             None => return self.lose(to, messages, DropReason::Closed),
         };
@@ -484,6 +487,16 @@ impl Engine {
             Op::Ordered => self.ordered_completed(token, completion.result),
             Op::Connect => self.connect_completed(token, completion.result),
             Op::Cancel => self.cancel_missed(token),
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Connections that were accepted and that nobody saw are closed.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.collect();
+            while self.next_event().is_some() {}
         }
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use l7mp_forwarder::ids::LinkId;
 use l7mp_forwarder::limits;
 use l7mp_forwarder::time::Time;
+use l7mp_forwarder::verdict::SocketError;
 
 use crate::address::{InetName, Name, UNIX_NAME_BYTES};
 use crate::buffers::Class;
@@ -127,6 +128,8 @@ pub(crate) struct Link {
     pub outbox: Option<Box<Outbox>>,
     /// `Shutdown` was asked for.
     pub shut: bool,
+    /// A stream that takes nothing more. It is broken once all that its peer sent before was read.
+    pub write_error: Option<SocketError>,
 }
 
 impl Link {
@@ -150,6 +153,7 @@ impl Link {
             connecting: None,
             outbox: None,
             shut: false,
+            write_error: None,
         }
     }
 

@@ -215,7 +215,8 @@ impl Engine {
             return None;
         };
         listener.armed &= completion.more();
-        let (id, kind, rearm) = (listener.id, listener.kind, !listener.armed && !listener.leaving);
+        let (id, kind, leaving) = (listener.id, listener.kind, listener.leaving);
+        let rearm = !listener.armed && !leaving;
         if rearm {
             match -completion.result {
                 libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
@@ -228,7 +229,7 @@ impl Engine {
                 _ => self.queue_reader(Reader::Listener(token.index)),
             }
         }
-        let socket = accepted_socket(kind, fd?)?;
+        let socket = accepted_socket(kind, fd.filter(|_| !leaving)?)?;
         Some(Event::Accepted { listener: id, socket })
     }
 

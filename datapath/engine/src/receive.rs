@@ -87,8 +87,7 @@ impl Engine {
 
     /// A cancellation missed its operation: it is tried again if the operation is still there.
     pub(crate) fn cancel_missed(&mut self, token: Token) {
-        let Some(link) = self.links.get(token.link_id()) else { return };
-        if link.reading.armed && link.reading.cancelling {
+        if self.links.get(token.link_id()).is_some_and(|link| link.is_busy()) {
             self.missed_cancels.push(token.link_id());
         }
     }
@@ -97,10 +96,16 @@ impl Engine {
     pub(crate) fn cancel_again(&mut self) {
         while let Some(id) = self.missed_cancels.pop() {
             let Some(link) = self.links.get(id) else { continue };
-            if link.reading.armed && link.reading.cancelling {
-                let token = Token::link(Op::Receive, id).with_class(link.kind.class());
-                self.cancel(token, Token::link(Op::Cancel, id));
+            let (reading, closing) = (link.reading, link.phase == Phase::Closing);
+            let connecting = closing && link.connecting.is_some();
+            let receive = Token::link(Op::Receive, id).with_class(link.kind.class());
+            if reading.armed && reading.cancelling {
+                self.cancel(receive, Token::link(Op::Cancel, id));
             }
+            if connecting {
+                self.cancel(Token::link(Op::Connect, id), Token::link(Op::Cancel, id));
+            }
+            self.cancel_ordered_again(id);
         }
     }
 
@@ -256,7 +261,13 @@ impl Engine {
     fn link_ended(&mut self, id: LinkId) -> Option<Event> {
         let link = self.links.get(id)?;
         link.reading.ended = true;
-        Some(Event::Ended(id))
+        match link.write_error {
+            Some(error) => {
+                self.break_link(id, error);
+                None
+            }
+            None => Some(Event::Ended(id)),
+        }
     }
 
     fn link_receive_failed(&mut self, id: LinkId, kind: Kind, errno: i32) -> Option<Event> {
@@ -354,7 +365,7 @@ impl Engine {
     fn arrival(&self, class: Class, buffer: u16, shape: Shape, len: usize) -> Option<(Arrival, cmsg::Control)> {
         let header = self.shapes.get(shape);
         let out = RecvMsgOut::parse(self.buffers.raw(class, buffer, len), header).ok()?;
-        let start = HEADROOM_BYTES + RECVMSG_OUT_BYTES + header.msg_namelen as usize + header.msg_controllen as usize;
+        let start = HEADROOM_BYTES + RECVMSG_OUT_BYTES + header.msg_namelen as usize + header.msg_controllen;
         let len = out.payload_data().len();
         // The prefix may leave some room behind the longest payload, which differs by kind of socket.
         let truncated = out.is_payload_truncated() || len > class.payload_bytes();

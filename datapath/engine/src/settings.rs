@@ -50,7 +50,7 @@ impl Default for Settings {
             small_buffers: 1024,
             submissions: 1024,
             completions: 4096,
-            registered_files: 0,
+            registered_files: 16_384,
             udp_socket_bytes: 4 * 1024 * 1024,
             unix_root: None,
         }

@@ -15,7 +15,7 @@ use io_uring::types::CancelBuilder;
 use l7mp_forwarder::counters::DropReason;
 use l7mp_forwarder::ids::LinkId;
 use l7mp_forwarder::limits;
-use l7mp_forwarder::verdict::Head;
+use l7mp_forwarder::verdict::{Head, SocketError};
 
 use crate::buffers::{Buffers, Class};
 use crate::connect::socket_error;
@@ -32,6 +32,8 @@ const PIECES: usize = 64;
 const CHAIN: usize = 16;
 /// Pieces of one frame: head, payload, newline.
 const PIECES_PER_FRAME: usize = 3;
+/// Room for entries that an empty outbox keeps.
+const ENTRIES_KEPT: usize = 64;
 /// How soon a full Unix dgram peer is tried again: an unconnected socket cannot be polled for it.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 
@@ -464,8 +466,22 @@ impl Engine {
             (Kind::Bytes, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) | (Kind::Seqpacket, libc::EAGAIN) => {
                 self.retry_later(id)
             }
-            _ => self.break_link(id, socket_error(errno)),
+            (Kind::Bytes | Kind::Seqpacket, _) => self.write_failed(id, socket_error(errno)),
+            (Kind::UnixDgram | Kind::Udp { .. } | Kind::UdpFlow, _) => self.break_link(id, socket_error(errno)),
         }
+    }
+
+    /// A stream takes nothing more. Its peer may have answered before it left: that is read first.
+    fn write_failed(&mut self, id: LinkId, error: SocketError) {
+        let Some(link) = self.links.get(id) else { return };
+        if link.reading.ended || link.phase != Phase::Open {
+            self.break_link(id, error);
+            if self.links.get(id).is_some_and(|link| link.phase == Phase::Flushing) {
+                self.close_socket(id);
+            }
+            return;
+        }
+        link.write_error = Some(error);
     }
 
     fn retry_later(&mut self, id: LinkId) {
@@ -488,7 +504,7 @@ impl Engine {
     /// All completions of the link's operation came.
     fn gather_done(&mut self, id: LinkId) {
         let Some(link) = self.links.get(id) else { return };
-        let phase = link.phase;
+        let (phase, dead) = (link.phase, link.write_error.is_some());
         let Some(outbox) = link.outbox.as_mut() else { return };
         (outbox.gather, outbox.in_flight) = (None, 0);
         if std::mem::take(&mut outbox.cancelling) {
@@ -502,7 +518,11 @@ impl Engine {
             self.events.push_back(Event::Drained(id));
         }
         let empty = outbox.is_empty();
+        if empty {
+            outbox.entries.shrink_to(ENTRIES_KEPT);
+        }
         match phase {
+            Phase::Open if dead => self.empty_outbox(id, DropReason::Disconnected),
             Phase::Open if empty => self.shutdown_if_due(id),
             Phase::Flushing if empty => self.flushed(id),
             Phase::Open | Phase::Flushing => self.mark_dirty(id),
@@ -533,6 +553,15 @@ impl Engine {
             return;
         }
         outbox.cancelling = true;
+        self.cancel_ordered_again(id);
+    }
+
+    /// Cancels the ordered send in flight, if it is being cancelled and still there.
+    pub(crate) fn cancel_ordered_again(&mut self, id: LinkId) {
+        let Some(outbox) = self.links.get(id).and_then(|link| link.outbox.as_ref()) else { return };
+        if outbox.gather.is_none() || !outbox.cancelling {
+            return;
+        }
         let data = Token::link(Op::Ordered, id).pack();
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(data).all())
             .build()

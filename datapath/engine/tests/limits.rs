@@ -3,7 +3,8 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command as Process;
 use std::time::Duration;
 
@@ -103,10 +104,18 @@ fn sockets_that_do_not_fit_the_table_are_used_by_their_descriptors() {
     }
 }
 
-/// Runs a test of this program in a process of its own.
-fn alone(test: &str) {
+/// Runs a test of this program in a process of its own, started by `with` if that names a program.
+fn alone(test: &str, with: &[&str]) {
     let program = std::env::current_exe().unwrap();
-    let output = Process::new(program).args(["--exact", test, "--nocapture"]).env("L7MP_ALONE", "1").output().unwrap();
+    let mut process = match with {
+        [] => Process::new(program),
+        [wrapper, args @ ..] => {
+            let mut process = Process::new(wrapper);
+            process.args(args).arg(program);
+            process
+        }
+    };
+    let output = process.args(["--exact", test, "--nocapture"]).env("L7MP_ALONE", "1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
@@ -115,24 +124,29 @@ fn is_alone() -> bool {
     std::env::var_os("L7MP_ALONE").is_some()
 }
 
-fn limit_open_files(more: u64) {
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
+/// Leaves room for `more` descriptors. What is returned fills the holes below the limit.
+fn limit_open_files(more: u64) -> Vec<std::fs::File> {
+    let names = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
+    let highest = names.filter_map(|name| name.to_str()?.parse::<u64>().ok()).max().unwrap();
     let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), maximum }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(highest + 1), maximum }).unwrap();
+    let fill = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(highest + 1 + more), maximum }).unwrap();
+    fill
 }
 
 #[test]
 fn without_descriptors_accepts_wait_and_opens_fail() {
     if !is_alone() {
-        return alone("without_descriptors_accepts_wait_and_opens_fail");
+        return alone("without_descriptors_accepts_wait_and_opens_fail", &[]);
     }
     let mut world = World::new();
     let fd = sockets::bind_tcp("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let at = sockets::local_addr(&fd).unwrap();
-    world.listen(1, fd, ListenerKind::Tcp);
-    world.turn(Duration::ZERO);
     let clients = 12;
-    limit_open_files(clients + 4);
+    // An accept keeps the limit that it was armed under.
+    let _fill = limit_open_files(clients + 4);
+    world.listen(1, fd, ListenerKind::Tcp);
     let clients: Vec<_> = (0..clients).map(|_| TcpStream::connect(at).unwrap()).collect();
     world.until("exhausted", |w| w.engine.stats().accept_exhausted > 0);
     assert_eq!(world.accepted.len(), 4);
@@ -157,9 +171,9 @@ fn without_descriptors_accepts_wait_and_opens_fail() {
 #[test]
 fn a_start_without_descriptors_says_so() {
     if !is_alone() {
-        return alone("a_start_without_descriptors_says_so");
+        return alone("a_start_without_descriptors_says_so", &[]);
     }
-    limit_open_files(0);
+    let _fill = limit_open_files(0);
     let Err(error) = l7mp_engine::Engine::new(Settings::default()) else { panic!("a ring without a descriptor") };
     assert!(error.to_string().contains("ulimit -n"), "{error}");
     assert!(l7mp_engine::probe().is_err());
@@ -217,5 +231,58 @@ fn a_taken_address_is_noticed_before_a_group_is_made() {
     let any = sockets::any_address(0);
     let dual = sockets::bind_udp(any, 1, Default::default()).unwrap().remove(0);
     let port = sockets::local_addr(&dual).unwrap().port();
-    udp_client(std::net::SocketAddr::from(([127, 0, 0, 1], port))).send(b"x").unwrap();
+    udp_client(SocketAddr::from(([127, 0, 0, 1], port))).send(b"x").unwrap();
+}
+
+/// Brings loopback up with an MTU.
+fn loopback_mtu(mtu: i32) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: ifreq is a C struct of integers, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+    request.ifr_ifru.ifru_mtu = mtu;
+    // SAFETY: the kernel reads an ifreq, which outlives the call.
+    assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &request) }, 0);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }, 0);
+}
+
+#[test]
+fn segments_above_the_mtu_are_sent_one_by_one() {
+    if !is_alone() {
+        return alone("segments_above_the_mtu_are_sent_one_by_one", &["unshare", "--map-root-user", "--net"]);
+    }
+    loopback_mtu(1500);
+    let mut world = World::new();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let link = world.udp_link(server.local_addr().unwrap(), true);
+    for at in 0..10 {
+        world.send(link, pattern(if at == 9 { 300 } else { 2000 }, at));
+    }
+    world.until("sent", |w| w.diary(link).sent == 10);
+    for at in 0..10 {
+        assert_eq!(recv(&server), pattern(if at == 9 { 300 } else { 2000 }, at));
+    }
+    assert_eq!(world.engine.stats().resent, 10);
+    // It is known now: these do not join, and smaller ones still do.
+    let sends = world.engine.stats().datagram_sends;
+    for at in 0..6 {
+        world.send(link, pattern(if at < 3 { 2000 } else { 1400 }, at));
+    }
+    world.until("sent", |w| w.diary(link).sent == 16);
+    assert_eq!(world.engine.stats().datagram_sends, sends + 4);
+    assert_eq!(world.engine.stats().resent, 10);
+    assert_eq!(world.diary(link).lost_total(), 0);
+    // The answer of a wildcard listener keeps its source through the same detour.
+    let (_, bound) = world.udp("[::]:0", true);
+    let client = udp_client(SocketAddr::from(([127, 0, 0, 3], bound.port())));
+    for at in 0..4 {
+        client.send(&pattern(2000, at)).unwrap();
+    }
+    world.until("answered", |w| w.flows.values().any(|flow| w.diaries[flow].sent == 4));
+    for at in 0..4 {
+        assert_eq!(recv(&client), pattern(2000, at));
+    }
 }

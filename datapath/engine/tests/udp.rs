@@ -122,26 +122,6 @@ fn messages_of_one_size_leave_as_trains_and_others_do_not_join() {
 }
 
 #[test]
-fn segments_above_the_mtu_are_sent_one_by_one() {
-    let mut world = World::new();
-    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let link = world.udp_link(server.local_addr().unwrap(), true);
-    // Loopback takes 65,536 bytes: a smaller path is told by the socket.
-    let small = world.udp_link("127.0.0.1:9".parse().unwrap(), true);
-    world.close(small, CloseHow::Abort);
-    // Three datagrams of 21,000 bytes make a train of 63,000 with segments below loopback's MTU of 65,536, and pass.
-    for at in 0..3 {
-        world.send(link, pattern(21_000, at));
-    }
-    world.until("sent", |w| w.diary(link).sent == 3);
-    for at in 0..3 {
-        assert_eq!(recv(&server), pattern(21_000, at));
-    }
-    assert_eq!(world.engine.stats().resent, 0);
-}
-
-#[test]
 fn a_datagram_that_no_path_takes_is_lost_as_oversized() {
     let mut world = World::new();
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();

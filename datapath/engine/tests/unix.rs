@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::*;
 use l7mp_engine::sockets::{self, UnixKind};
@@ -89,12 +90,10 @@ fn seqpacket_keeps_every_boundary() {
     let down = world.attach_next();
     world.next.insert(down, down);
     let sizes: Vec<usize> = (0..2000).map(|at| [1, 7, 1200, 9000, 65_507, 30][at % 6]).collect();
-    let mut sent = 0;
     for (at, size) in sizes.iter().enumerate() {
         world.send(up, pattern(*size, at));
-        sent += 1;
         if at % 16 == 0 {
-            world.until("echoed", |w| w.diary(up).received.len() == sent);
+            world.until("echoed", |w| w.diary(up).received.len() == at + 1);
         }
     }
     world.until("echoed", |w| w.diary(up).received.len() == sizes.len());
@@ -208,11 +207,15 @@ fn a_full_dgram_peer_is_waited_for() {
     for at in 0..200 {
         world.send(link, pattern(50, at));
     }
-    world.settle();
+    for _ in 0..20 {
+        world.turn(Duration::from_millis(2));
+    }
     assert!(world.diary(link).sent < 200);
     let enters = world.engine.stats().enters;
     let start = std::time::Instant::now();
-    world.settle();
+    for _ in 0..50 {
+        world.turn(Duration::from_millis(2));
+    }
     let (enters, millis) = (world.engine.stats().enters - enters, start.elapsed().as_millis() as u64);
     assert!(enters < 5 * millis + 50, "spinning: {enters} enters in {millis} ms");
     let reader = std::thread::spawn(move || {
@@ -343,4 +346,29 @@ fn an_accepted_unix_stream_has_no_addresses() {
     world.until("accepted", |w| !w.accepted.is_empty());
     assert_eq!(world.accepted[0].1.peer(), None);
     assert_eq!(world.accepted[0].1.local(), None);
+}
+
+#[test]
+fn an_answer_is_read_though_the_peer_takes_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut world = World::new();
+    let link = world.open(Transport::UnixStream, unix(&path));
+    world.until("opened", |w| w.diary(link).opened);
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.write_all(&pattern(100_000, 1)).unwrap();
+    drop(peer);
+    world.send(link, b"too late");
+    world.until("lost", |w| w.diary(link).lost.contains_key(&DropReason::Disconnected));
+    assert!(world.diary(link).broken.is_empty());
+    world.engine.execute(Command::Resume(link));
+    world.until("broken", |w| w.diary(link).broken == [SocketError::Reset]);
+    assert!(world.diary(link).bytes() == pattern(100_000, 1));
+    world.send(link, b"still too late");
+    world.turn(Duration::ZERO);
+    assert_eq!(world.diary(link).lost_total(), 2);
+    world.close(link, CloseHow::Flush);
+    world.until("closed", |w| w.diary(link).closed == 1);
+    world.assert_buffers_back();
 }
