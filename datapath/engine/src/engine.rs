@@ -19,12 +19,13 @@ use crate::event::{Event, Received};
 use crate::files::Files;
 use crate::links::{Links, Phase};
 use crate::listeners::Listeners;
+use crate::outbox::Entry;
 use crate::probe::{self, Features, StartError};
 use crate::receive::Shapes;
 use crate::ring::{Completion, Ring};
 use crate::send::{Piece, Trains};
 use crate::settings::{BusyPoll, Settings, Stats};
-use crate::stream::{Entry, Gathers};
+use crate::stream::Gathers;
 use crate::token::{Op, Token};
 
 /// Looks at the clock once per so many looks at the ring while polling.

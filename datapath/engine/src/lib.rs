@@ -26,6 +26,7 @@ mod event;
 mod files;
 mod links;
 mod listeners;
+mod outbox;
 mod probe;
 mod receive;
 mod ring;

@@ -11,7 +11,7 @@ use crate::address::{InetName, Name, UNIX_NAME_BYTES};
 use crate::buffers::Class;
 use crate::cmsg::ControlBuffer;
 use crate::files::{Socket, Target};
-use crate::stream::Outbox;
+use crate::outbox::Outbox;
 
 /// Kind of a link's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! of linked messages on the others, so that a full socket delays what follows and never reorders it. A frame is sent
 //! from the receive buffer that it arrived in; only what waits behind a slow reader is copied, lest it pins the pool.
 
-use std::collections::VecDeque;
 use std::io;
 use std::ptr;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use crate::engine::{Engine, Timer};
 use crate::event::Event;
 use crate::files::Target;
 use crate::links::{Destination, Kind, Link, Phase};
+use crate::outbox::{Entry, copy};
 use crate::send::{Piece, empty_header, send_error_reason};
 use crate::token::{Op, Token};
 
@@ -32,8 +32,6 @@ const PIECES: usize = 64;
 const CHAIN: usize = 16;
 /// Pieces of one frame: head, payload, newline.
 const PIECES_PER_FRAME: usize = 3;
-/// Room for entries that an empty outbox keeps.
-const ENTRIES_KEPT: usize = 64;
 /// How soon a full Unix dgram peer is tried again: an unconnected socket cannot be polled for it.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 
@@ -41,117 +39,6 @@ const _: () = assert!(CHAIN * PIECES_PER_FRAME <= PIECES);
 
 /// What follows a line-framed message.
 static NEWLINE: u8 = b'\n';
-
-/// A frame that waits.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub head: Head,
-    pub piece: Piece,
-    pub newline: bool,
-    pub lossy: bool,
-    pub messages: u32,
-}
-
-impl Entry {
-    fn len(&self) -> usize {
-        self.head.len() + self.piece.len() + usize::from(self.newline)
-    }
-
-    /// The receive buffer that it pins.
-    fn pin(&self) -> Option<(Class, u16)> {
-        match self.piece {
-            Piece::Received { class, buffer, .. } => Some((class, buffer)),
-            Piece::Owned(_) => None,
-        }
-    }
-}
-
-/// What waits to be sent on a link, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    entries: VecDeque<Entry>,
-    /// Bytes of the first entry that the kernel took already.
-    head_sent: usize,
-    /// Bytes queued, those in flight included.
-    bytes: usize,
-    /// The operation in flight.
-    gather: Option<u32>,
-    /// Entries, from the front, that it covers.
-    in_flight: usize,
-    /// Receive buffers that entries pin.
-    pinned: usize,
-    /// Stands in the list of links to pump.
-    dirty: bool,
-    /// Waits for the retry timer.
-    waiting: bool,
-    /// `Blocked` was reported.
-    blocked: bool,
-    /// The operation in flight is being cancelled.
-    cancelling: bool,
-}
-
-impl Outbox {
-    /// Whether an operation is in flight.
-    pub fn is_in_flight(&self) -> bool {
-        self.gather.is_some()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// The first entry that may be dropped: lossy, and not in the kernel's hands.
-    fn oldest_lossy(&self) -> Option<usize> {
-        let first = self.in_flight.max(usize::from(self.head_sent > 0));
-        (first..self.entries.len()).find(|&at| self.entries[at].lossy)
-    }
-
-    fn push(&mut self, entry: Entry) {
-        if entry.pin().is_some() && self.entries.back().and_then(Entry::pin) != entry.pin() {
-            self.pinned += 1;
-        }
-        self.bytes += entry.len();
-        self.entries.push_back(entry);
-    }
-
-    /// Takes an entry out. Its buffer is released.
-    fn remove(&mut self, at: usize, buffers: &mut Buffers) -> Option<Entry> {
-        let entry = self.entries.remove(at)?;
-        let sent = if at == 0 { std::mem::take(&mut self.head_sent) } else { 0 };
-        self.bytes -= entry.len() - sent;
-        if let Some((class, buffer)) = entry.pin() {
-            buffers.drop_use(class, buffer);
-            let before = at.checked_sub(1).and_then(|before| self.entries.get(before)).and_then(Entry::pin);
-            let after = self.entries.get(at).and_then(Entry::pin);
-            if before != entry.pin() && after != entry.pin() {
-                self.pinned = self.pinned.saturating_sub(1);
-            }
-        }
-        if self.entries.is_empty() {
-            self.pinned = 0;
-        }
-        Some(entry)
-    }
-
-    /// Copies what pins receive buffers and is not in flight; says how many payloads that were.
-    fn unpin(&mut self, buffers: &mut Buffers) -> u64 {
-        let mut copies = 0;
-        for entry in self.entries.iter_mut().skip(self.in_flight) {
-            if let Piece::Received { class, buffer, start, len } = entry.piece {
-                entry.piece = Piece::Owned(copy(buffers, class, buffer, start, len));
-                buffers.drop_use(class, buffer);
-                copies += 1;
-            }
-        }
-        self.pinned = self.in_flight.min(self.pinned);
-        copies
-    }
-}
-
-/// A copy of a part of a receive buffer.
-fn copy(buffers: &mut Buffers, class: Class, buffer: u16, start: u32, len: u32) -> Vec<u8> {
-    buffers.bytes(&crate::event::Received { class, buffer, start, len, stride: 0 }).to_vec()
-}
 
 /// The memory of an operation in flight: headers, pieces, heads. Lent to a link while it sends.
 pub(crate) struct Gather {
@@ -519,7 +406,7 @@ impl Engine {
         }
         let empty = outbox.is_empty();
         if empty {
-            outbox.entries.shrink_to(ENTRIES_KEPT);
+            outbox.shrink();
         }
         match phase {
             Phase::Open if dead => self.empty_outbox(id, DropReason::Disconnected),

@@ -23,6 +23,8 @@ pub struct Diary {
     pub received: Vec<Vec<u8>>,
     /// Sizes of the trains or reads that they came in.
     pub trains: Vec<usize>,
+    /// Frames that were given to the engine.
+    pub given: u32,
     pub sent: u32,
     pub sent_bytes: u64,
     pub lost: BTreeMap<DropReason, u32>,
@@ -217,6 +219,7 @@ impl World {
             for at in bytes.datagrams() {
                 let frame = frame(to, Payload::Received(at), self.lossy);
                 self.engine.send(frame, Some((&bytes, 0)));
+                self.diaries.entry(to).or_default().given += 1;
             }
         }
         match &mut self.hoard {
@@ -227,6 +230,7 @@ impl World {
 
     pub fn send(&mut self, to: LinkId, bytes: impl Into<Vec<u8>>) {
         let lossy = self.lossy;
+        self.diary(to).given += 1;
         self.engine.send(frame(to, Payload::Owned(bytes.into()), lossy), None);
     }
 
