@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> Result<()> {
     is_free(options.port)?;
     println!("building l7mp-proxy, l7mpctl and l7mp-controller ...");
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
-    let binaries = Binaries::build(profile, std::env::current_exe()?)?;
+    let binaries = Binaries::find_or_build(profile, std::env::current_exe()?)?;
     interrupt.check()?;
     let mut testbed = Testbed::start(
         &binaries,

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
-    BINARIES.get_or_init(|| Binaries::build(Profile::Debug, env!("CARGO_BIN_EXE_l7mp-ci").into()).unwrap())
+    BINARIES.get_or_init(|| Binaries::find_or_build(Profile::Debug, env!("CARGO_BIN_EXE_l7mp-ci").into()).unwrap())
 }
 
 fn running(options: Options) -> Testbed {

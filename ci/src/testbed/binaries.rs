@@ -29,6 +29,15 @@ pub struct Binaries {
 }
 
 impl Binaries {
+    /// Those of the directory `L7MP_BIN_DIR`, if it is set: to test what is installed. Else they are built.
+    pub fn find_or_build(profile: Profile, tool: PathBuf) -> Result<Binaries> {
+        let Some(directory) = std::env::var_os("L7MP_BIN_DIR").map(PathBuf::from) else {
+            return Binaries::build(profile, tool);
+        };
+        let find = |name| directory.join(name);
+        Ok(Binaries { proxy: find("l7mp-proxy"), ctl: find("l7mpctl"), controller: find("l7mp-controller"), tool })
+    }
+
     /// Builds them. `tool` is the `l7mp-ci` executable: `current_exe` in itself, `CARGO_BIN_EXE_l7mp-ci` in its tests.
     pub fn build(profile: Profile, tool: PathBuf) -> Result<Binaries> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
