@@ -12,6 +12,7 @@ mod lifecycle;
 mod metrics;
 mod worker;
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
     let (filter, reload) = tracing_subscriber::reload::Layer::new(filter);
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::util::SubscriberInitExt;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     let set_level = move |level: &str| {
         let _ = EnvFilter::try_new(level).map(|filter| reload.reload(filter));
