@@ -137,7 +137,8 @@ impl Engine {
         if counts.iter().any(|count| !count.is_power_of_two() || *count > 1 << 15) {
             return Err(StartError::Settings("buffer counts must be powers of two between 1 and 32768"));
         }
-        let ring = Ring::new(settings.submissions.max(64), settings.completions.max(settings.submissions.max(64)))?;
+        let submissions = settings.submissions.max(64);
+        let ring = Ring::new(submissions, settings.completions.max(submissions), settings.ring_flags_first)?;
         probe::check_operations(ring.features())?;
         let buffers =
             Buffers::new(&ring, counts).map_err(|error| StartError::from_step("registering receive buffers", error))?;

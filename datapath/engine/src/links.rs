@@ -206,3 +206,15 @@ impl Links {
         Some(std::mem::replace(link, vacant))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_of_two_links_is_small() {
+        let flow = size_of::<Link>() + size_of::<Destination>();
+        let upstream = size_of::<Link>();
+        assert!(flow + upstream <= 640, "{flow} + {upstream} bytes");
+    }
+}

@@ -155,7 +155,7 @@ pub(crate) fn flag_sets() -> [&'static [Feature]; 4] {
 
 /// Looks whether an engine could start here, without starting one.
 pub fn probe() -> Result<Features, StartError> {
-    let ring = ring::Ring::new(8, 16)?;
+    let ring = ring::Ring::new(8, 16, 0)?;
     let features = ring.features().to_vec();
     check_operations(&features)?;
     Ok(Features { kernel: kernel(), ring: features, registered_files: 0 })

@@ -38,10 +38,10 @@ impl Completion {
 }
 
 impl Ring {
-    /// Makes a ring with as many of the wanted flags as the kernel has.
-    pub fn new(submissions: u32, completions: u32) -> Result<Ring, StartError> {
+    /// Makes a ring with as many of the wanted flags as the kernel has, from set `first` on.
+    pub fn new(submissions: u32, completions: u32, first: usize) -> Result<Ring, StartError> {
         let mut last = None;
-        for features in probe::flag_sets() {
+        for features in probe::flag_sets().into_iter().skip(first) {
             match build(features, submissions, completions) {
                 Ok(uring) => return Ok(Ring { uring, features: features.to_vec(), enters: 0 }),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = Some(error),

@@ -43,6 +43,8 @@ impl Chaos {
             stream_buffers: 32,
             small_buffers: 32,
             registered_files: 50,
+            // As on older kernels, too.
+            ring_flags_first: seed as usize % 4,
             ..Settings::default()
         };
         let mut world = World::with(settings);

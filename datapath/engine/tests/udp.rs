@@ -347,3 +347,22 @@ fn another_thread_wakes_the_engine() {
         thread.join().unwrap();
     }
 }
+
+#[test]
+fn older_kernels_are_served_with_the_flags_that_they_have() {
+    let mut counts = Vec::new();
+    for ring_flags_first in 0..4 {
+        let mut world = World::with(Settings { ring_flags_first, ..Settings::default() });
+        counts.push(world.engine.features().missing().count());
+        let (_, at) = world.udp("127.0.0.1:0", true);
+        let client = udp_client(at);
+        send_train(&client, &pattern(5000, 1), 1000);
+        world.until("echoed", |w| w.diaries.values().any(|diary| diary.sent == 5));
+        for _ in 0..5 {
+            assert_eq!(recv(&client).len(), 1000);
+        }
+        world.assert_buffers_back();
+    }
+    assert_eq!(counts, [0, 1, 2, 4]);
+    assert!(l7mp_engine::Engine::new(Settings { ring_flags_first: 4, ..Settings::default() }).is_err());
+}
