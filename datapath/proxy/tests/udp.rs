@@ -43,7 +43,7 @@ fn a_deleted_session_opens_anew() {
         assert_eq!(client.recv(&mut buffer).unwrap(), 1);
         let sessions = proxy.get("/api/v1/sessions").json();
         let name = sessions["sessions"][0]["name"].as_str().unwrap().to_owned();
-        assert_eq!(proxy.request("DELETE", &format!("/api/v1/sessions/{name}"), "").status, 200);
+        assert_eq!(proxy.request("DELETE", &format!("/api/v1/sessions/{name}"), "").status, 204);
         assert_eq!(proxy.request("DELETE", &format!("/api/v1/sessions/{name}"), "").status, 404);
     }
     assert_eq!(proxy.metric("l7mp_sessions_closed_total", "reason=\"deleted\""), 2);

@@ -1,6 +1,7 @@
 //! A real proxy for a test: its own directory, its own ports, its admin socket spoken to by hand.
 #![allow(dead_code)] // each test file uses its own part of this
 
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -12,6 +13,11 @@ use serde_json::Value;
 
 /// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A number from the environment: how large a test is.
+pub fn number_from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
 
 /// A running `l7mp-proxy`; killed when dropped.
 pub struct Proxy {
@@ -77,6 +83,13 @@ impl Proxy {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Memory that it has touched, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the proxy runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
     }
 
     pub fn admin_socket(&self) -> PathBuf {
@@ -159,6 +172,16 @@ impl Proxy {
         address.parse().expect("an address")
     }
 
+    /// Where every listener is bound that has an Internet address, by name.
+    pub fn addresses(&self) -> HashMap<String, SocketAddr> {
+        let listeners = self.get("/api/v1/listeners").json();
+        let bound = listeners.as_array().expect("a list").iter().filter_map(|listener| {
+            let address = listener["status"]["address"].as_str()?.parse().ok()?;
+            Some((listener["name"].as_str()?.to_owned(), address))
+        });
+        bound.collect()
+    }
+
     /// The sum of all samples of a metric whose labels contain `labels`.
     pub fn metric(&self, name: &str, labels: &str) -> u64 {
         let text = self.get("/metrics").body;
@@ -167,9 +190,29 @@ impl Proxy {
         exact.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
     }
 
+    /// Messages dropped, by every reason there is.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let text = self.get("/metrics").body;
+        let samples = text.lines().filter_map(|line| line.strip_prefix("l7mp_messages_dropped_total{reason=\""));
+        let split = samples.filter_map(|sample| sample.split_once("\"} "));
+        split.map(|(reason, count)| (reason.to_owned(), count.parse::<f64>().expect("a count") as u64)).collect()
+    }
+
     /// Messages dropped for a reason.
     pub fn dropped(&self, reason: &str) -> u64 {
         self.metric("l7mp_messages_dropped_total", &format!("reason=\"{reason}\""))
+    }
+}
+
+/// Looks until there is something to see.
+pub fn within<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "it did not come");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
