@@ -11,7 +11,7 @@ use crate::counters::{DropReason, EndReason};
 use crate::forwarder::Forwarder;
 use crate::ids::{LinkId, SessionIndex};
 use crate::limits::END_LINGER;
-use crate::links::{NOWHERE, Phase};
+use crate::links::{Link, NOWHERE, Phase};
 use crate::session::{SessionState, Source, StageWait};
 use crate::snapshot::ListenerProtocol;
 use crate::time::Time;
@@ -159,7 +159,10 @@ impl Forwarder {
         let Some(next) = self.socket_after(from) else { return };
         let Some(session) = self.session(index) else { return };
         if next == session.source_link {
-            return self.end_session(index, EndReason::Finished, now);
+            return match self.source_goes_on(index) {
+                true => self.end_half(index),
+                false => self.end_session(index, EndReason::Finished, now),
+            };
         }
         let Some(stage) = session.stages.iter().position(|stage| stage.link == next) else { return };
         // One that is being reopened is told when it is open, behind what is held for it.
@@ -179,6 +182,32 @@ impl Forwarder {
         if read_ended {
             self.pass_end(next, index, now);
         }
+    }
+
+    /// Whether the source, whose peer gets nothing more, may still speak, and everybody on the ring would still hear it.
+    fn source_goes_on(&self, index: SessionIndex) -> bool {
+        let Some(session) = self.session(index) else { return false };
+        let source = self.links.get(session.source_link);
+        // Only a byte stream or seqpacket has two halves that end one by one.
+        let speaks = source.is_some_and(|link| !link.read_ended && matches!(end_sign(&link.codec), EndSign::Fin));
+        let hears = |link: &Link| {
+            let closed = link.read_ended && matches!(end_sign(&link.codec), EndSign::Close);
+            link.phase == Phase::Open && !link.write_ended && !closed
+        };
+        speaks && session.stages.iter().all(|stage| self.links.get(stage.link).is_some_and(hears))
+    }
+
+    /// Tells the source that nothing more comes. What it says itself still goes its way, until it ends that too, or is
+    /// silent for [`HALF_CLOSED_TIMEOUT`](crate::limits::HALF_CLOSED_TIMEOUT).
+    fn end_half(&mut self, index: SessionIndex) {
+        let Some(session) = self.session_mut(index) else { return };
+        session.half_closed = true;
+        let source = session.source_link;
+        let Some(entry) = self.links.get_mut(source) else { return };
+        if !std::mem::replace(&mut entry.write_ended, true) {
+            self.commands.push_back(Command::Shutdown(source));
+        }
+        self.schedule(index);
     }
 
     /// Ends that arrived while the ring was not closed are passed on.

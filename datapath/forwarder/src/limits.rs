@@ -52,6 +52,9 @@ pub const LINKS_MAX: u32 = 1 << 22;
 pub const IDLE_TIMEOUT_DATAGRAM: Duration = Duration::from_secs(60);
 /// How long the end of a stream waits at a datagram link for late answers.
 pub const END_LINGER: Duration = Duration::from_secs(1);
+/// A client that was told the end of its stream and says nothing for this long is not waited for: an endpoint that is
+/// gone altogether looks like one that only has nothing more to say.
+pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a closing link may take to send what is queued.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(5);
 /// Two refusals of a connected UDP socket within this time are a disconnect.

@@ -184,6 +184,7 @@ impl Forwarder {
             deadline: None,
             failure: None,
             close_reply: None,
+            half_closed: false,
             judged: self.snapshot.version,
         });
         Some((index, link))

@@ -11,6 +11,7 @@ use crate::counters::{DropReason, ScopeCounters};
 use crate::flows::FlowKey;
 use crate::held::Held;
 use crate::ids::{LinkId, SessionNumber};
+use crate::limits::HALF_CLOSED_TIMEOUT;
 use crate::snapshot::{Cluster, Endpoint, Listener, Route, Rule};
 use crate::time::Time;
 use crate::verdict::Downstream;
@@ -121,6 +122,8 @@ pub struct Session {
     pub failure: Option<DropReason>,
     /// A client's Close that is answered when the end has come around.
     pub close_reply: Option<Vec<u8>>,
+    /// The source was told that nothing more comes, and may still speak.
+    pub half_closed: bool,
     /// Which snapshot it was last judged by.
     pub judged: u64,
 }
@@ -177,6 +180,9 @@ impl Session {
     /// After how long without a message it ends. Only an open session is idle.
     pub fn idle_timeout(&self) -> Option<Duration> {
         match self.state {
+            SessionState::Open if self.half_closed => {
+                Some(self.listener.idle_timeout.map_or(HALF_CLOSED_TIMEOUT, |idle| idle.min(HALF_CLOSED_TIMEOUT)))
+            }
             SessionState::Open => self.listener.idle_timeout,
             SessionState::Handshake | SessionState::Opening | SessionState::Backoff => None,
         }
