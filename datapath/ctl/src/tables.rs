@@ -8,9 +8,12 @@ use serde_json::Value;
 use crate::cli::Kind;
 use crate::table::{Table, time};
 
+/// The cells of an object.
+type RowOf = fn(&Value) -> Vec<String>;
+
 /// Objects of the document.
 pub fn objects(kind: Kind, objects: &[Value]) -> Table {
-    let (columns, row): (&[&'static str], fn(&Value) -> Vec<String>) = match kind {
+    let (columns, row): (&[&'static str], RowOf) = match kind {
         Kind::Listeners => (&["NAME", "PROTOCOL", "ADDRESS", ">SESSIONS", "RULES"], listener),
         Kind::Clusters => (&["NAME", "PROTOCOL", ">ENDPOINTS", "POLICY", ">SESSIONS"], cluster),
         Kind::Routes => (&["NAME", "CHAIN", "RETRY"], route),

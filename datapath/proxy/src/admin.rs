@@ -40,7 +40,7 @@ use tracing::{info, warn};
 use crate::control::{Control, PAGE_MAX};
 use crate::metrics;
 use answer::Answer;
-use place::{Door, Kind, Place};
+use place::{Door, Place};
 
 pub use socket::{AdminSocket, bind};
 
@@ -60,7 +60,6 @@ const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub struct Admin {
     control: Arc<Control>,
     features: Vec<String>,
-    limits: BTreeMap<String, u64>,
     drain_timeout: Duration,
     /// Whose connections are answered.
     trusted: Vec<u32>,
@@ -70,26 +69,13 @@ impl Admin {
     /// The API of this process. Only its own user and root are answered on the Unix socket.
     pub fn new(control: Arc<Control>) -> Admin {
         let own = rustix::process::geteuid().as_raw();
-        Admin {
-            control,
-            features: Vec::new(),
-            limits: limits(),
-            drain_timeout: DRAIN_TIMEOUT_DEFAULT,
-            trusted: vec![0, own],
-        }
+        Admin { control, features: Vec::new(), drain_timeout: DRAIN_TIMEOUT_DEFAULT, trusted: vec![0, own] }
     }
 
     /// What the engine found in the kernel, for `info`.
     #[must_use]
     pub fn features(mut self, features: Vec<String>) -> Admin {
         self.features = features;
-        self
-    }
-
-    /// Bounds of this process that only its engine knows, for `info`; added to those that are known here.
-    #[must_use]
-    pub fn limits(mut self, limits: BTreeMap<String, u64>) -> Admin {
-        self.limits.extend(limits);
         self
     }
 
@@ -240,7 +226,7 @@ impl Admin {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             features: self.features.clone(),
             workers: self.control.workers.len(),
-            limits: self.limits.clone(),
+            limits: limits(),
             draining: self.control.is_draining(),
             pid: std::process::id(),
             uptime_seconds: self.control.started.elapsed().as_secs(),
@@ -284,13 +270,23 @@ fn cursor(text: &str) -> Option<(usize, usize)> {
 /// Bounds of every proxy.
 fn limits() -> BTreeMap<String, u64> {
     use l7mp_api::limits as document;
+    use l7mp_forwarder::limits as forwarder;
+    let engine = l7mp_engine::Settings::default();
     let limits = [
         ("admin_connections", CONNECTIONS_MAX),
-        ("document_bytes", document::DOCUMENT_BYTES_MAX),
-        ("listeners", document::LISTENERS_MAX),
         ("clusters", document::CLUSTERS_MAX),
+        ("document_bytes", document::DOCUMENT_BYTES_MAX),
         ("endpoints_per_cluster", document::ENDPOINTS_MAX),
+        ("held_bytes_per_session", forwarder::HELD_BYTES_MAX),
+        ("held_messages_per_session", forwarder::HELD_MESSAGES_MAX),
+        ("large_buffers_per_worker", engine.large_buffers.into()),
+        ("listeners", document::LISTENERS_MAX),
+        ("message_bytes", forwarder::MESSAGE_BYTES_MAX),
+        ("queued_bytes_per_link", forwarder::OUTBOX_HIGH_BYTES),
+        ("sessions_per_listener_default", forwarder::SESSIONS_DEFAULT as usize),
         ("sessions_per_page", PAGE_MAX),
+        ("small_buffers_per_worker", engine.small_buffers.into()),
+        ("stream_buffers_per_worker", engine.stream_buffers.into()),
     ];
     limits.into_iter().map(|(name, limit)| (name.to_owned(), limit as u64)).collect()
 }

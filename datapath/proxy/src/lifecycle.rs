@@ -62,7 +62,8 @@ pub fn run(args: Args, set_level: SetLevel) -> anyhow::Result<()> {
         serve(&args, &control, signals, &mut death, &set_level).await
     });
     runtime.block_on(control.remove_files());
-    let _ = std::fs::remove_file(&admin_socket);
+    // The file of the admin socket goes with the task that serves it: another proxy's is not touched.
+    drop(runtime);
     outcome
 }
 
