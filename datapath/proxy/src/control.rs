@@ -18,6 +18,8 @@ use crate::worker::{Handle, Request};
 
 /// How long a worker may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long counters are waited for: those of a worker that is stuck are shown as they are.
+const COUNTING_PATIENCE: Duration = Duration::from_millis(100);
 /// Sessions of one page at the most.
 pub const PAGE_MAX: usize = 1000;
 
@@ -326,6 +328,19 @@ impl Control {
     /// Sessions that live, those in backoff included.
     pub fn session_count(&self) -> u64 {
         self.workers.iter().map(|worker| worker.shared.counters.sessions_active.get()).sum()
+    }
+
+    /// Waits until the workers have counted what they have done.
+    pub async fn settle(&self) {
+        let deadline = tokio::time::Instant::now() + COUNTING_PATIENCE;
+        let ask = |worker: &Handle| {
+            let (done, answer) = oneshot::channel();
+            worker.send(Request::Settle(done)).then_some(answer)
+        };
+        let answers: Vec<_> = self.workers.iter().filter_map(ask).collect();
+        for answer in answers {
+            let _ = tokio::time::timeout_at(deadline, answer).await;
+        }
     }
 
     /// Calls `visit` with the counters of every listener and cluster: name, then one per worker.

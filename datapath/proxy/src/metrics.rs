@@ -19,6 +19,7 @@ pub type ScopesByName = HashMap<String, Vec<Arc<ScopeCounters>>>;
 
 /// All metrics of this process.
 pub async fn of(control: &Control) -> String {
+    control.settle().await;
     let version = control.adopted().await.version;
     let sockets = control.sockets().await;
     let workers: Vec<&Shared> = control.workers.iter().map(|worker| &*worker.shared).collect();

@@ -56,6 +56,9 @@ pub enum Request {
     Drain(oneshot::Sender<()>),
     /// End up to a turn's worth of the sessions; answers whether none is left.
     EndDrained(oneshot::Sender<bool>),
+    /// Answer once everything that was sent is counted: the kernel says nothing of a datagram that it took, so that the
+    /// last ones of a worker that waits are counted when it turns again.
+    Settle(oneshot::Sender<()>),
 }
 
 /// What the other threads see of a worker.
@@ -128,6 +131,8 @@ pub struct Worker {
     forwarder: Forwarder,
     requests: Receiver<Request>,
     shared: Arc<Shared>,
+    /// Who is told at the end of this turn.
+    settling: Vec<oneshot::Sender<()>>,
 }
 
 impl Worker {
@@ -142,7 +147,7 @@ impl Worker {
         let (sender, requests) = sync_channel(REQUESTS_MAX);
         let handle = Handle { shared: Arc::clone(&shared), requests: sender, waker: engine.waker() };
         let forwarder = Forwarder::new(identity, Arc::clone(&shared.counters));
-        Ok((Worker { engine, forwarder, requests, shared }, handle))
+        Ok((Worker { engine, forwarder, requests, shared, settling: Vec::new() }, handle))
     }
 
     /// Turns until the kernel refuses to go on.
@@ -168,6 +173,9 @@ impl Worker {
         self.forwarder.expire(now);
         self.execute();
         self.shared.engine.publish(&self.engine.stats());
+        for done in self.settling.drain(..) {
+            let _ = done.send(());
+        }
         Ok(())
     }
 
@@ -289,7 +297,11 @@ impl Worker {
                 Request::EndDrained(reply) => {
                     let _ = reply.send(self.forwarder.end_drained(now));
                 }
+                Request::Settle(done) => self.settling.push(done),
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
