@@ -144,7 +144,7 @@ pub struct WebSocketListener {
     pub address: Option<IpAddr>,
     /// The only path that is upgraded (others get 404); `None`: any.
     pub path: Option<String>,
-    /// Offered in this order of preference; empty: the client's first is taken over.
+    /// Those that are spoken here: the first that the client offers is taken. Empty: the client's first.
     pub subprotocols: Vec<String>,
     /// The type of messages whose source knows none.
     pub payload: WebSocketPayload,
