@@ -203,10 +203,10 @@ clusters:
 
     // The server's Close reaches the client; too long a message is refused; the client's Close reaches the server.
     plain.send(Message::text("!close 4002")).unwrap();
-    assert!(close_code(&mut plain).is_some());
+    assert_eq!(close_code(&mut plain), Some(1000));
     assert_eq!(server.line(), "closed 4002");
     set.send(Message::text(format!("!long {}", LIMIT + 1))).unwrap();
-    assert!(close_code(&mut set).is_some());
+    assert_eq!(close_code(&mut set), Some(1011));
     assert_eq!(server.line(), "closed 1009");
     rewritten.close(None).unwrap();
     assert_eq!(close_code(&mut rewritten), None);

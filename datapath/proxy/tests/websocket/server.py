@@ -49,8 +49,15 @@ async def serve(ws):
     print("closed", ws.close_code, flush=True)
 
 
+def choose(*of):
+    """Takes none where none is offered; old versions of the package call with (offered, ours), new ones with (ws, offered)."""
+    offered = of[0] if isinstance(of[0], (list, tuple)) else of[1]
+    return "beta" if "beta" in offered else None
+
+
 async def main():
-    server = await websockets.serve(serve, "127.0.0.1", 0, subprotocols=["beta"], max_size=None)
+    options = {"subprotocols": ["beta"], "select_subprotocol": choose, "max_size": None}
+    server = await websockets.serve(serve, "127.0.0.1", 0, **options)
     print("port", server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
