@@ -182,7 +182,7 @@ impl Admin {
             Place::Drain => answer::ok(&self.drain().await),
             Place::Metrics => answer::metrics(metrics::of(control).await),
             Place::Health => health::health(control),
-            Place::Ready => health::ready(control).await,
+            Place::Ready => health::ready(control),
         }
     }
 

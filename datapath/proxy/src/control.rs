@@ -32,6 +32,8 @@ pub struct Control {
     /// The workers, by number.
     pub workers: Vec<Handle>,
     draining: AtomicBool,
+    /// A configuration is adopted. Not in the state, which is locked while a document is tried: probes do not wait.
+    configured: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -120,6 +122,7 @@ impl Control {
             started: Instant::now(),
             workers,
             draining: AtomicBool::new(false),
+            configured: AtomicBool::new(false),
             state: Mutex::new(State {
                 config: Arc::default(),
                 source: ConfigSource::None,
@@ -170,6 +173,7 @@ impl Control {
             state.config = config;
             state.source = options.source;
             state.version += 1;
+            self.configured.store(true, Ordering::Relaxed);
         }
         Ok(Applied { version: state.version, changed: true, warnings })
     }
@@ -323,6 +327,11 @@ impl Control {
     /// Whether no new sessions are taken.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether a configuration is adopted, an empty one too.
+    pub fn is_configured(&self) -> bool {
+        self.configured.load(Ordering::Relaxed)
     }
 
     /// Sessions that live, those in backoff included.

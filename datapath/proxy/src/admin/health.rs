@@ -31,10 +31,10 @@ fn stuck(turns: impl Iterator<Item = u64>, now: Time) -> Option<(usize, Duration
 }
 
 /// `/readyz`
-pub(super) async fn ready(control: &Control) -> Answer {
+pub(super) fn ready(control: &Control) -> Answer {
     let reason = if control.is_draining() {
         "draining"
-    } else if control.adopted().await.version == 0 {
+    } else if !control.is_configured() {
         "no configuration is adopted yet"
     } else {
         return answer::line(StatusCode::OK, "ready");
