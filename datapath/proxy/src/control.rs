@@ -78,8 +78,6 @@ pub struct Adopted {
     pub config: Arc<Config>,
     /// Where it came from.
     pub source: ConfigSource,
-    /// What was compiled from it.
-    pub snapshot: Arc<Snapshot>,
 }
 
 /// Why a document was not adopted.
@@ -143,7 +141,6 @@ impl Control {
             version: state.version,
             config: Arc::clone(&state.config),
             source: state.source,
-            snapshot: Arc::clone(&state.snapshot),
         }
     }
 

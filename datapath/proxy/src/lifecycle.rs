@@ -217,6 +217,7 @@ fn start_workers(
         let (started, start) = mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("worker {worker}"));
         thread.spawn(move || {
+            let obituary = Obituary { worker, deaths };
             let pinned = cores.map_or(Ok(()), |cores| cores::pin(worker, &cores));
             if let Err(error) = pinned {
                 let _ = started.send(Err(anyhow!("cannot pin worker {worker} to its core (--cores): {error}")));
@@ -226,8 +227,9 @@ fn start_workers(
                 Err(error) => drop(started.send(Err(anyhow::Error::new(error).context("cannot start the datapath")))),
                 Ok((worker_loop, handle)) => {
                     let _ = started.send(Ok(handle));
-                    let Err(error) = worker_loop.run() else { return };
-                    let _ = deaths.send(format!("worker {worker} died: {error}; the proxy cannot go on without it"));
+                    if let Err(error) = worker_loop.run() {
+                        obituary.send(&error.to_string());
+                    }
                 }
             }
         })?;
@@ -239,6 +241,27 @@ fn start_workers(
         let _ = died.send(message);
     })?;
     Ok(handles)
+}
+
+/// Tells the admin thread that a worker is no more, also when it panicked.
+struct Obituary {
+    worker: usize,
+    deaths: mpsc::Sender<String>,
+}
+
+impl Obituary {
+    fn send(&self, cause: &str) {
+        let worker = self.worker;
+        let _ = self.deaths.send(format!("worker {worker} died: {cause}; the proxy cannot go on without it"));
+    }
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.send("it panicked, see above");
+        }
+    }
 }
 
 /// What the engine finds in this kernel, by name.
