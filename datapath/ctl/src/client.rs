@@ -1,4 +1,4 @@
-//! Requests over the admin socket, one after the other, each on a connection of its own: a restarted proxy is met at once.
+//! Requests over the admin socket, each on a connection of its own: a restarted proxy is met at once.
 
 use std::path::PathBuf;
 use std::time::Duration;
