@@ -34,6 +34,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use l7mp_api::status::{Draining, Info};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::net::unix::UCred;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
@@ -63,13 +64,21 @@ pub struct Admin {
     drain_timeout: Duration,
     /// Whose connections are answered.
     trusted: Vec<u32>,
+    /// The process whose connections are not: a session that was led into the admin socket.
+    stranger: Option<i32>,
 }
 
 impl Admin {
     /// The API of this process. Only its own user and root are answered on the Unix socket.
     pub fn new(control: Arc<Control>) -> Admin {
         let own = rustix::process::geteuid().as_raw();
-        Admin { control, features: Vec::new(), drain_timeout: DRAIN_TIMEOUT_DEFAULT, trusted: vec![0, own] }
+        Admin {
+            control,
+            features: Vec::new(),
+            drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+            trusted: vec![0, own],
+            stranger: None,
+        }
     }
 
     /// What the engine found in the kernel, for `info`.
@@ -86,6 +95,13 @@ impl Admin {
         self
     }
 
+    /// Answers no connection of this process.
+    #[must_use]
+    pub fn refuse_process(mut self, process: u32) -> Admin {
+        self.stranger = i32::try_from(process).ok();
+        self
+    }
+
     /// Serves the whole API on the admin socket, until dropped; that removes the socket's file.
     pub async fn serve(self, socket: AdminSocket) {
         let admin = Arc::new(self);
@@ -94,7 +110,7 @@ impl Admin {
             let Some(permit) = free(&connections).await else { return };
             match socket.listener.accept().await {
                 Ok((stream, _)) => {
-                    let trusted = stream.peer_cred().is_ok_and(|peer| admin.trusted.contains(&peer.uid()));
+                    let trusted = stream.peer_cred().is_ok_and(|peer| admin.trusts(&peer));
                     tokio::spawn(Arc::clone(&admin).unix_connection(stream, trusted, permit));
                 }
                 Err(error) => {
@@ -124,6 +140,11 @@ impl Admin {
         }
     }
 
+    fn trusts(&self, peer: &UCred) -> bool {
+        let session = self.stranger.is_some() && peer.pid() == self.stranger;
+        self.trusted.contains(&peer.uid()) && !session
+    }
+
     async fn unix_connection(
         self: Arc<Self>,
         stream: tokio::net::UnixStream,
@@ -131,7 +152,7 @@ impl Admin {
         permit: OwnedSemaphorePermit,
     ) {
         if !trusted {
-            warn!("a connection of another user to the admin socket is refused");
+            warn!("a connection of another user, or of a session of this proxy, to the admin socket is refused");
         }
         self.connection(stream, Door::Unix, trusted, permit).await;
     }
@@ -257,7 +278,7 @@ async fn free(connections: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
 
 /// 403 for who is neither this user nor root.
 fn stranger() -> Answer {
-    let message = "the admin socket answers its proxy's own user and root only";
+    let message = "the admin socket answers its proxy's own user and root only, and no session of the proxy";
     answer::last(answer::failure(StatusCode::FORBIDDEN, message))
 }
 

@@ -162,6 +162,10 @@ impl Control {
             }
             return Ok(Applied { version: state.version, changed: false, warnings });
         }
+        let forbidden = state.ledger.forbidden(&config);
+        if !forbidden.is_empty() {
+            return Err(ApplyError::Problems(forbidden));
+        }
         warnings.extend(state.names.learn(&config).await);
         let config = Arc::new(config);
         self.adopt(&mut state, &config, options.dry_run).await?;

@@ -11,12 +11,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use l7mp_api::Problem;
+use l7mp_api::{Config, Problem};
 use l7mp_api::config::{Listener, ListenerSpec, UnixKind};
 use l7mp_engine::sockets::{self, InetKind, UdpOptions};
 use l7mp_engine::{ListenerKind, ListenerSocket};
 use l7mp_forwarder::ids::ListenerId;
 use l7mp_forwarder::snapshot::compile::owned_by_one_worker;
+
+use crate::forbidden;
 
 /// How long a bind is tried: the sockets of a killed predecessor are released late.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
@@ -91,6 +93,11 @@ impl Ledger {
     /// No sockets.
     pub fn new(workers: usize, settings: Settings) -> Ledger {
         Ledger { entries: HashMap::new(), next: 1, workers, settings }
+    }
+
+    /// The Unix paths of a document that it may not have: the admin socket and what lies beside it.
+    pub fn forbidden(&self, config: &Config) -> Vec<Problem> {
+        forbidden::paths(config, &self.settings.admin_socket, self.settings.unix_root.as_deref())
     }
 
     /// Makes what a document needs and is not there yet.
@@ -341,7 +348,6 @@ fn explain(identity: &Identity, error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use l7mp_api::Config;
 
     fn listeners(text: &str) -> Vec<Listener> {
         Config::read(text).unwrap().listeners

@@ -48,6 +48,7 @@ pub fn run(args: Args, set_level: SetLevel) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         let listener = admin::bind(&admin_socket)?;
         let admin = admin::Admin::new(Arc::clone(&control)).features(features()).drain_timeout(args.drain_timeout);
+        let admin = admin.refuse_process(std::process::id());
         tokio::spawn(admin.clone().serve(listener));
         if let Some(address) = args.http {
             let listener = tokio::net::TcpListener::bind(address).await;

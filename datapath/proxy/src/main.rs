@@ -7,6 +7,7 @@ mod cli;
 mod control;
 mod cores;
 mod dns;
+mod forbidden;
 mod ledger;
 mod lifecycle;
 mod metrics;
