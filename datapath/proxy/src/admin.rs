@@ -238,7 +238,7 @@ impl Admin {
     }
 
     async fn info(&self) -> Info {
-        let adopted = self.control.adopted().await;
+        let adopted = self.control.adopted();
         Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.control.instance.clone(),

@@ -1,8 +1,8 @@
 //! The admin thread's view of the process: the adopted configuration, the workers, and what can be asked of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use l7mp_api::status::{Applied, ConfigSource, Session, SessionPage};
@@ -12,8 +12,8 @@ use l7mp_forwarder::snapshot::Snapshot;
 use l7mp_forwarder::snapshot::compile::{Inputs, Scopes, compile};
 use tokio::sync::{Mutex, oneshot};
 
-use crate::dns::Names;
-use crate::ledger::{Ledger, Orders};
+use crate::dns::{self, Names};
+use crate::ledger::{Ledger, ListenerSockets, Orders, SocketReport};
 use crate::worker::{Handle, Request};
 
 /// How long a worker may take to answer.
@@ -32,9 +32,16 @@ pub struct Control {
     /// The workers, by number.
     pub workers: Vec<Handle>,
     draining: AtomicBool,
-    /// A configuration is adopted. Not in the state, which is locked while a document is tried: probes do not wait.
-    configured: AtomicBool,
     state: Mutex<State>,
+    published: std::sync::Mutex<Published>,
+}
+
+/// What may be looked at while a document is tried, which locks the state: nobody who only asks waits for that.
+#[derive(Default)]
+struct Published {
+    adopted: Adopted,
+    scopes: Scopes,
+    sockets: Vec<ListenerSockets>,
 }
 
 /// The adopted configuration and what hangs on it.
@@ -70,7 +77,7 @@ impl State {
 }
 
 /// A configuration as it is adopted.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Adopted {
     /// Counts documents, from 1; 0: none yet.
     pub version: u64,
@@ -120,7 +127,6 @@ impl Control {
             started: Instant::now(),
             workers,
             draining: AtomicBool::new(false),
-            configured: AtomicBool::new(false),
             state: Mutex::new(State {
                 config: Arc::default(),
                 source: ConfigSource::None,
@@ -131,17 +137,25 @@ impl Control {
                 ledger,
                 names: Names::default(),
             }),
+            published: std::sync::Mutex::default(),
         }
     }
 
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, state: &State) {
+        *self.published() = Published {
+            adopted: Adopted { version: state.version, config: Arc::clone(&state.config), source: state.source },
+            scopes: state.scopes.clone(),
+            sockets: state.ledger.sockets(),
+        };
+    }
+
     /// The adopted configuration.
-    pub async fn adopted(&self) -> Adopted {
-        let state = self.state.lock().await;
-        Adopted {
-            version: state.version,
-            config: Arc::clone(&state.config),
-            source: state.source,
-        }
+    pub fn adopted(&self) -> Adopted {
+        self.published().adopted.clone()
     }
 
     /// Adopts a document that [`Config::read`] or [`Config::check`] found right: all of it, on every worker, or nothing.
@@ -159,6 +173,7 @@ impl Control {
         if same {
             if !options.dry_run {
                 state.source = options.source;
+                self.publish(&state);
             }
             return Ok(Applied { version: state.version, changed: false, warnings });
         }
@@ -174,19 +189,27 @@ impl Control {
             state.config = config;
             state.source = options.source;
             state.version += 1;
-            self.configured.store(true, Ordering::Relaxed);
+            self.publish(&state);
         }
         Ok(Applied { version: state.version, changed: true, warnings })
     }
 
     /// Resolves the names of the adopted document again; a change of addresses is a new snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::apply`].
     pub async fn refresh_names(&self) -> Result<(), ApplyError> {
+        let names = self.state.lock().await.names.list();
+        let fresh = dns::resolve(names).await;
         let mut state = self.state.lock().await;
-        if !state.names.refresh().await {
+        if !state.names.merge(fresh) {
             return Ok(());
         }
         let config = Arc::clone(&state.config);
-        self.adopt(&mut state, &config, false).await
+        let adopted = self.adopt(&mut state, &config, false).await;
+        self.publish(&state);
+        adopted
     }
 
     /// Compiles a document, binds what it needs, and hands it to the workers.
@@ -243,6 +266,7 @@ impl Control {
         if gone.is_empty() {
             return;
         }
+        self.publish(&state);
         for worker in &self.workers {
             worker.send(Request::Unlisten(gone.clone()));
         }
@@ -332,7 +356,7 @@ impl Control {
 
     /// Whether a configuration is adopted, an empty one too.
     pub fn is_configured(&self) -> bool {
-        self.configured.load(Ordering::Relaxed)
+        self.published().adopted.version > 0
     }
 
     /// Sessions that live, those in backoff included.
@@ -354,13 +378,13 @@ impl Control {
     }
 
     /// Calls `visit` with the counters of every listener and cluster: name, then one per worker.
-    pub async fn scopes<R>(&self, visit: impl FnOnce(&Scopes) -> R) -> R {
-        visit(&self.state.lock().await.scopes)
+    pub fn scopes<R>(&self, visit: impl FnOnce(&Scopes) -> R) -> R {
+        visit(&self.published().scopes)
     }
 
     /// The listening sockets: listener's name, bound address, and datagrams that the kernel dropped.
-    pub async fn sockets(&self) -> Vec<crate::ledger::SocketReport> {
-        self.state.lock().await.ledger.report()
+    pub fn sockets(&self) -> Vec<SocketReport> {
+        self.published().sockets.iter().map(ListenerSockets::report).collect()
     }
 
     /// Removes the files of Unix listeners; before the process exits.

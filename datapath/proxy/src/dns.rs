@@ -9,6 +9,7 @@ use std::time::Duration;
 use l7mp_api::Problem;
 use l7mp_api::config::{Cluster, Config, EndpointAt, Ref};
 use l7mp_forwarder::snapshot::compile::Resolved;
+use tokio::task::JoinSet;
 
 /// How often names are resolved again.
 pub const REFRESH: Duration = Duration::from_secs(5);
@@ -49,14 +50,17 @@ impl Names {
         warnings
     }
 
-    /// Resolves every name again; true when addresses came or went.
-    pub async fn refresh(&mut self) -> bool {
+    /// Every known name.
+    pub fn list(&self) -> Vec<String> {
+        self.known.keys().cloned().collect()
+    }
+
+    /// Takes over what [`resolve`] found; true when addresses came or went.
+    pub fn merge(&mut self, fresh: Vec<(String, Vec<IpAddr>)>) -> bool {
         let mut changed = false;
-        let names: Vec<String> = self.known.keys().cloned().collect();
-        for name in names {
-            let Ok(fresh) = lookup(&name).await else { continue };
+        for (name, addresses) in fresh {
             let Some(known) = self.known.get_mut(&name) else { continue };
-            let merged = merge(known, &fresh);
+            let merged = merge(known, &addresses);
             changed |= merged != *known;
             *known = merged;
         }
@@ -67,6 +71,18 @@ impl Names {
     pub fn addresses(&self, name: &str) -> Vec<Resolved> {
         self.known.get(name).cloned().unwrap_or_default()
     }
+}
+
+/// Resolves names side by side. One that cannot be resolved is left out, and so keeps what it has.
+pub async fn resolve(names: Vec<String>) -> Vec<(String, Vec<IpAddr>)> {
+    let mut lookups = JoinSet::new();
+    for name in names {
+        lookups.spawn(async move {
+            let addresses = lookup(&name).await.ok()?;
+            Some((name, addresses))
+        });
+    }
+    lookups.join_all().await.into_iter().flatten().collect()
 }
 
 /// What a name has now, and what it had before: that is draining.

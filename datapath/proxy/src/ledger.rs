@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use l7mp_api::{Config, Problem};
 use l7mp_api::config::{Listener, ListenerSpec, UnixKind};
+use l7mp_api::{Config, Problem};
 use l7mp_engine::sockets::{self, InetKind, UdpOptions};
 use l7mp_engine::{ListenerKind, ListenerSocket};
 use l7mp_forwarder::ids::ListenerId;
@@ -43,7 +43,7 @@ struct Entry {
     /// What the engine is told of its sockets.
     kind: ListenerKind,
     /// One per worker that listens: `(worker, socket)`.
-    sockets: Vec<(usize, OwnedFd)>,
+    sockets: Vec<(usize, Arc<OwnedFd>)>,
     /// Where it is bound, with the port that the kernel chose.
     local: Option<SocketAddr>,
     /// The file of a Unix socket, which goes when the entry goes.
@@ -211,7 +211,7 @@ impl Ledger {
         let local = sockets.first().and_then(|socket| sockets::local_addr(socket).ok());
         let owner = id.0 as usize % self.workers;
         let owner_of = |n: usize| if count == self.workers { n } else { owner };
-        let sockets = sockets.into_iter().enumerate().map(|(n, socket)| (owner_of(n), socket)).collect();
+        let sockets = sockets.into_iter().enumerate().map(|(n, socket)| (owner_of(n), Arc::new(socket))).collect();
         Ok(Entry { id, name: listener.name.clone(), kind, sockets, local, _file: file, orphan: false })
     }
 
@@ -260,18 +260,36 @@ impl Ledger {
     }
 
     /// Every listener's sockets.
-    pub fn report(&self) -> Vec<SocketReport> {
-        let report = |entry: &Entry| SocketReport {
+    pub fn sockets(&self) -> Vec<ListenerSockets> {
+        let sockets = |entry: &Entry| ListenerSockets {
             listener: entry.name.clone(),
             address: entry.local,
-            kernel_drops: entry.sockets.iter().filter_map(|(_, socket)| sockets::kernel_drops(socket).ok()).sum(),
+            sockets: entry.sockets.iter().map(|(_, socket)| Arc::clone(socket)).collect(),
         };
-        self.entries.values().map(report).collect()
+        self.entries.values().map(sockets).collect()
     }
 
     /// Closes this thread's descriptors, and removes the files of Unix listeners.
     pub fn clear(&mut self) {
         self.entries.clear();
+    }
+}
+
+/// The sockets of a listener, shared with whoever shows them.
+pub struct ListenerSockets {
+    listener: String,
+    address: Option<SocketAddr>,
+    sockets: Vec<Arc<OwnedFd>>,
+}
+
+impl ListenerSockets {
+    /// What the kernel says of them now.
+    pub fn report(&self) -> SocketReport {
+        SocketReport {
+            listener: self.listener.clone(),
+            address: self.address,
+            kernel_drops: self.sockets.iter().filter_map(|socket| sockets::kernel_drops(socket).ok()).sum(),
+        }
     }
 }
 
@@ -379,18 +397,18 @@ mod tests {
         commit(&mut ledger, ONE).await;
         let orders = commit(&mut ledger, "{}").await;
         assert!(orders.iter().all(|orders| orders.unlisten.len() == 1));
-        assert!(ledger.report().is_empty());
+        assert!(ledger.sockets().is_empty());
     }
 
     #[tokio::test]
     async fn a_wildcard_may_take_the_place_of_a_specific_address() {
         let mut ledger = ledger(1);
         commit(&mut ledger, ONE).await;
-        let port = ledger.report()[0].address.unwrap().port();
+        let port = ledger.sockets()[0].address.unwrap().port();
         commit(&mut ledger, &format!("listeners: [{{name: a, spec: {{UDP: {{port: {port}}}}}, rules: []}}]")).await;
         let wide = format!("listeners: [{{name: a, spec: {{UDP: {{port: {port}, address: 0.0.0.0}}}}, rules: []}}]");
         commit(&mut ledger, &wide).await;
-        assert_eq!(ledger.report()[0].address.unwrap().ip(), IpAddr::from([0, 0, 0, 0]));
+        assert_eq!(ledger.sockets()[0].address.unwrap().ip(), IpAddr::from([0, 0, 0, 0]));
     }
 
     #[tokio::test]

@@ -117,7 +117,7 @@ async fn serve(
             }
             _ = housekeeping.tick() => {
                 control.close_orphans().await;
-                let wanted = control.adopted().await.config.admin.log_level.clone();
+                let wanted = control.adopted().config.admin.log_level.clone();
                 if wanted != level {
                     set_level(wanted.as_deref().unwrap_or("info"));
                     level = wanted;
@@ -158,7 +158,7 @@ async fn reload(file: Option<&Path>, control: &Control) {
         warn!("SIGHUP: there is no --config to read again");
         return;
     };
-    if control.adopted().await.source == ConfigSource::Api {
+    if control.adopted().source == ConfigSource::Api {
         warn!("SIGHUP refused: the configuration was put through the admin API since; put {} there", file.display());
         return;
     }

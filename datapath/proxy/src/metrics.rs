@@ -20,13 +20,13 @@ pub type ScopesByName = HashMap<String, Vec<Arc<ScopeCounters>>>;
 /// All metrics of this process.
 pub async fn of(control: &Control) -> String {
     control.settle().await;
-    let version = control.adopted().await.version;
-    let sockets = control.sockets().await;
+    let version = control.adopted().version;
+    let sockets = control.sockets();
     let workers: Vec<&Shared> = control.workers.iter().map(|worker| &*worker.shared).collect();
     let mut text = Text::default();
     process(&mut text, control, version);
     of_workers(&mut text, &workers);
-    control.scopes(|scopes| of_scopes(&mut text, scopes)).await;
+    control.scopes(|scopes| of_scopes(&mut text, scopes));
     of_sockets(&mut text, &sockets);
     text.0
 }

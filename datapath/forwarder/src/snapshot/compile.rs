@@ -30,7 +30,7 @@ pub struct Resolved {
 }
 
 /// Counters of listeners and clusters, kept by name across configurations. One per worker each.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scopes {
     /// Listeners by name.
     pub listeners: HashMap<String, Vec<Arc<ScopeCounters>>>,

@@ -13,7 +13,7 @@ use crate::control::{ApplyError, ApplyOptions, Control};
 
 /// `GET`: the adopted document in its canonical spelling.
 pub(super) async fn get(control: &Control) -> Answer {
-    let adopted = control.adopted().await;
+    let adopted = control.adopted();
     let answer = ConfigAnswer {
         version: adopted.version,
         config: (*adopted.config).clone(),

@@ -29,7 +29,7 @@ struct Facts {
 
 /// `GET`: all of a kind, or the one of that name.
 pub(super) async fn get(control: &Control, kind: Kind, name: Option<&str>) -> Answer {
-    let config = control.adopted().await.config;
+    let config = control.adopted().config;
     let facts = Facts::gather(control).await;
     let mut objects = list(kind, &config, &facts);
     let Some(name) = name else {
@@ -44,8 +44,8 @@ pub(super) async fn get(control: &Control, kind: Kind, name: Option<&str>) -> An
 impl Facts {
     async fn gather(control: &Control) -> Facts {
         let (listeners, clusters) =
-            control.scopes(|Scopes { listeners, clusters }| (sessions(listeners), sessions(clusters))).await;
-        Facts { listeners, clusters, sockets: control.sockets().await }
+            control.scopes(|Scopes { listeners, clusters }| (sessions(listeners), sessions(clusters)));
+        Facts { listeners, clusters, sockets: control.sockets() }
     }
 
     fn listener(&self, name: &str) -> Value {

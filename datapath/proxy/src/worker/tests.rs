@@ -54,7 +54,7 @@ impl Bench {
 
     /// The port of the only listener.
     fn port(&self) -> u16 {
-        self.runtime.block_on(self.control.sockets())[0].address.unwrap().port()
+        self.control.sockets()[0].address.unwrap().port()
     }
 
     fn shared(&self) -> &Shared {
