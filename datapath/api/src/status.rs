@@ -170,12 +170,6 @@ pub struct Stage {
     /// Failed attempts to open it since it last worked.
     #[serde(default)]
     pub retries: u32,
-    /// Messages received from the peer.
-    #[serde(default)]
-    pub messages_in: u64,
-    /// Messages sent to the peer.
-    #[serde(default)]
-    pub messages_out: u64,
 }
 
 /// How far a stage is; the original's words.

@@ -97,7 +97,6 @@ impl Forwarder {
                 StageWait::Connect(_) | StageWait::Nothing => self.link_status(stage.link),
             },
             retries: stage.attempts,
-            ..status::Stage::default()
         }
     }
 
