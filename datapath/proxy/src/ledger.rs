@@ -358,6 +358,7 @@ fn explain(identity: &Identity, error: &io::Error) -> String {
         io::ErrorKind::NotFound => "its directory is not there",
         io::ErrorKind::AlreadyExists => "a file that is no socket is in its place",
         io::ErrorKind::CrossesDevices => "it leads out of the --unix-root",
+        io::ErrorKind::InvalidFilename => "its file's name is too long; at most 80 bytes are sure to fit",
         _ => return format!("cannot listen on {place}: {error}"),
     };
     format!("cannot listen on {place}: {advice} ({error})")

@@ -23,6 +23,7 @@ pub fn number_from_env(name: &str, default: u64) -> u64 {
 pub struct Proxy {
     child: Child,
     directory: tempfile::TempDir,
+    arguments: Vec<String>,
 }
 
 /// What the admin API answered.
@@ -47,28 +48,38 @@ impl Proxy {
 
     /// The same with further arguments.
     pub fn start_with(config: &str, arguments: &[&str]) -> Proxy {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("config.yaml");
-        std::fs::write(&file, config).expect("the document is written");
-        std::fs::create_dir(directory.path().join("root")).expect("a root");
-        let log = std::fs::File::create(directory.path().join("log")).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_l7mp-proxy"))
-            .args(["--bind", "127.0.0.1"])
-            .arg("--config")
-            .arg(&file)
-            .arg("--admin-socket")
-            .arg(directory.path().join("admin/admin.sock"))
-            .arg("--unix-root")
-            .arg(directory.path().join("root"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("the proxy starts");
-        let mut proxy = Proxy { child, directory };
-        proxy.wait_until("the proxy is ready", |proxy| proxy.try_get("/readyz").is_some_and(|a| a.status == 200));
+        Proxy::start_in(new_directory(config), true, arguments)
+    }
+
+    /// Unix paths live where they say.
+    pub fn start_without_root(config: &str) -> Proxy {
+        Proxy::start_in(new_directory(config), false, &["--workers", "1"])
+    }
+
+    fn start_in(directory: tempfile::TempDir, rooted: bool, arguments: &[&str]) -> Proxy {
+        let place = |name: &str| directory.path().join(name).to_str().expect("a path").to_owned();
+        let mut all = vec!["--bind".to_owned(), "127.0.0.1".to_owned(), "--config".to_owned(), place("config.yaml")];
+        all.extend(["--admin-socket".to_owned(), place("admin/admin.sock")]);
+        if rooted {
+            all.extend(["--unix-root".to_owned(), place("root")]);
+        }
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let child = spawn(&directory, &all);
+        let mut proxy = Proxy { child, directory, arguments: all };
+        proxy.wait_until_ready();
         proxy
+    }
+
+    fn wait_until_ready(&mut self) {
+        self.wait_until("the proxy is ready", |proxy| proxy.try_get("/readyz").is_some_and(|a| a.status == 200));
+    }
+
+    /// `kill -9`, and the same proxy again at once.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().expect("the proxy is ours");
+        self.child.wait().expect("the proxy is ours");
+        self.child = spawn(&self.directory, &self.arguments);
+        self.wait_until_ready();
     }
 
     /// The directory under which the configuration's Unix paths live.
@@ -143,12 +154,21 @@ impl Proxy {
         self.try_request("GET", path, "").ok()
     }
 
+    /// With further headers, each with its line end.
+    pub fn request_with(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        self.exchange(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
     fn try_request(&self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+        self.exchange(method, path, "", body)
+    }
+
+    fn exchange(&self, method: &str, path: &str, headers: &str, body: &str) -> std::io::Result<Answer> {
         let mut stream = UnixStream::connect(self.admin_socket())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: l7mp\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: l7mp\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
             body.len()
         )?;
         let mut text = String::new();
@@ -201,6 +221,45 @@ impl Proxy {
     /// Messages dropped for a reason.
     pub fn dropped(&self, reason: &str) -> u64 {
         self.metric("l7mp_messages_dropped_total", &format!("reason=\"{reason}\""))
+    }
+}
+
+/// The directory of a proxy, with its document.
+fn new_directory(config: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("config.yaml"), config).expect("the document is written");
+    std::fs::create_dir(directory.path().join("root")).expect("a root");
+    directory
+}
+
+fn spawn(directory: &tempfile::TempDir, arguments: &[String]) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(directory.path().join("log")).expect("a log");
+    Command::new(env!("CARGO_BIN_EXE_l7mp-proxy"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log"))
+        .stderr(log)
+        .spawn()
+        .expect("the proxy starts")
+}
+
+/// Runs a command that is to end by itself; its exit code (`None`: a signal) and what it printed.
+pub fn run_to_end(command: &mut Command) -> (Option<i32>, String) {
+    let log = tempfile::NamedTempFile::new().expect("a log");
+    let output = || log.reopen().expect("a log");
+    let mut child = command.stdin(Stdio::null()).stdout(output()).stderr(output()).spawn().expect("the command runs");
+    let deadline = Instant::now() + PATIENCE;
+    let printed = || std::fs::read_to_string(log.path()).unwrap_or_default();
+    loop {
+        if let Some(status) = child.try_wait().expect("the command is ours") {
+            return (status.code(), printed());
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{command:?} does not end:\n{}", printed());
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
