@@ -11,6 +11,7 @@ mod forbidden;
 mod ledger;
 mod lifecycle;
 mod metrics;
+mod open_files;
 mod worker;
 
 use std::io::IsTerminal;

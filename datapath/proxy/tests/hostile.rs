@@ -333,6 +333,12 @@ fn random_bytes_at_every_port_disturb_nobody() {
         let out = sum("l7mp_messages_out_total") + proxy.drops().values().sum::<u64>();
         (sum("l7mp_messages_in_total") == out + sum("l7mp_messages_held") + sum("l7mp_messages_queued")).then_some(())
     });
+    // The streams' sessions end with their clients.
+    for name in ["raw", "line", "u16be", "u32be", "ws", "text", "stream", "packet"] {
+        let labels = format!("listener=\"{name}\"");
+        within(|| (proxy.metric("l7mp_listener_sessions_active", &labels) == 0).then_some(()));
+        assert!(proxy.metric("l7mp_listener_sessions_opened_total", &labels) > 10, "{name} was hardly attacked");
+    }
     println!("{} messages, drops {:?}", sum("l7mp_messages_in_total"), proxy.drops());
     assert!(proxy.memory() < 200 << 20, "{} bytes", proxy.memory());
 }
@@ -569,11 +575,10 @@ fn too_few_open_files_are_an_error_at_the_start_and_no_disaster_later() {
         command.arg(directory.path().join("admin/admin.sock"));
         command
     };
-    for files in [6, 8, 10] {
+    for files in [6, 8, 10, 16, 32, 64, 95] {
         let (code, printed) = run_to_end(&mut limited(files));
         assert_eq!(code, Some(1), "{files} files: {printed}");
-        let says_so = printed.contains("open files") || printed.contains("file descriptor");
-        assert!(says_so, "{files} files: {printed}");
+        assert!(printed.contains(&format!("the limit of open files is {files}; 2 workers need 96")), "{printed}");
     }
 
     // A proxy that runs out of them later goes on serving.
@@ -585,6 +590,10 @@ listeners:
 ",
     );
     let bystander = Bystander::of(proxy.address("in"));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard] = [0, 1].map(|n| files.split_whitespace().nth(n).unwrap());
+    assert_eq!(soft, hard, "the soft limit is raised to the hard one");
     let open = fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count();
     let limit = format!("--nofile={0}:{0}", open + 20);
     let (code, printed) = run_to_end(Command::new("prlimit").args(["--pid", &proxy.pid().to_string(), &limit]));
