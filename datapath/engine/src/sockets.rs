@@ -139,7 +139,11 @@ pub fn bind_unix(root: Option<BorrowedFd<'_>>, path: &Path, kind: UnixKind, mode
         UnixKind::Dgram => SocketType::DGRAM,
     };
     let (parent, name) = parent(root, path)?;
-    let address = proc_path(&parent, Some(&name))?;
+    // Peers and tools see the name that was bound: the path itself, unless it must not be followed or does not fit.
+    let address = match root {
+        None if path.as_os_str().len() <= UNIX_PATH_BYTES_MAX => SocketAddrUnix::new(path)?,
+        None | Some(_) => proc_path(&parent, Some(&name))?,
+    };
     remove_stale(&parent, &name, &address, socket_type)?;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, socket_type, SocketFlags::CLOEXEC, None)?;
     rustix::net::bind(&fd, &address)?;

@@ -370,3 +370,27 @@ clusters:
     common::within(|| (proxy.dropped("no_peer_address") == 1).then_some(()));
     assert_eq!(proxy.drops().values().sum::<u64>(), 5);
 }
+
+/// Without a root, the name of the socket is its path, not one under /proc that means something to the proxy only.
+#[test]
+fn a_unix_dgram_client_may_speak_to_the_address_that_it_heard_from() {
+    let proxy = Proxy::start_without_root("{}");
+    let path = proxy.root().join("in.sock");
+    proxy.put(&format!(
+        "
+listeners:
+  - name: in
+    spec: {{UnixDomainSocket: {{filename: {}, type: dgram}}}}
+    rules: [{{action: {{route: {{destination: {{spec: {{Echo: {{}}}}}}}}}}}}]
+",
+        path.display()
+    ));
+    let client = std::os::unix::net::UnixDatagram::bind(proxy.root().join("client.sock")).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"one", &path).unwrap();
+    let mut buffer = [0; 10];
+    let (_, from) = client.recv_from(&mut buffer).unwrap();
+    assert_eq!(from.as_pathname(), Some(path.as_path()));
+    client.send_to_addr(b"three", &from).unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap(), 5);
+}
