@@ -86,9 +86,19 @@ impl Forwarder {
             return self.link_failed(link, index, stage, DropReason::OpenFailed, now);
         }
         if asked_for || !self.reopens(index) {
+            self.leave_flow(index);
             return self.pass_end(link, index, now);
         }
         self.disconnected(index, stage, CloseHow::Flush, now);
+    }
+
+    /// A ring that a stage has ended takes nothing more from a datagram client, which cannot know it: its next datagram
+    /// opens another session. Late answers still come back by this one.
+    fn leave_flow(&mut self, index: SessionIndex) {
+        let Some(session) = self.session_mut(index) else { return };
+        let Some(key) = session.flow_key() else { return };
+        session.left_flow = true;
+        self.flows.remove(&key);
     }
 
     /// A connection broke.

@@ -185,6 +185,7 @@ impl Forwarder {
             failure: None,
             close_reply: None,
             half_closed: false,
+            left_flow: false,
             judged: self.snapshot.version,
         });
         Some((index, link))

@@ -124,6 +124,8 @@ pub struct Session {
     pub close_reply: Option<Vec<u8>>,
     /// The source was told that nothing more comes, and may still speak.
     pub half_closed: bool,
+    /// A stage has ended the ring: the next datagram of its peer opens another session.
+    pub left_flow: bool,
     /// Which snapshot it was last judged by.
     pub judged: u64,
 }
@@ -145,6 +147,9 @@ impl Session {
 
     /// Its entry among the flows, if it has one.
     pub fn flow_key(&self) -> Option<FlowKey> {
+        if self.left_flow {
+            return None;
+        }
         match &self.source {
             Source::Udp(Downstream { peer, local }) => Some(FlowKey::Udp(self.listener.id, *local, *peer)),
             Source::UnixDgram(name) => Some(FlowKey::Unix(self.listener.id, **name)),
