@@ -322,13 +322,18 @@ fn bulk<A: ByteStream, B: ByteStream>(
 
 /// A listener of this spec in front of a TCP endpoint.
 fn to_tcp(listener: &str, endpoint: SocketAddr) -> Proxy {
-    Proxy::start(&format!(
+    to_tcp_with(listener, endpoint, "1")
+}
+
+fn to_tcp_with(listener: &str, endpoint: SocketAddr, workers: &str) -> Proxy {
+    let config = format!(
         "
 listeners: [{{name: in, spec: {listener}, rules: [{{action: {{route: {{destination: out}}}}}}]}}]
 clusters: [{{name: out, spec: {{TCP: {{port: {}}}}}, endpoints: [{{spec: {{address: 127.0.0.1}}}}]}}]
 ",
         endpoint.port()
-    ))
+    );
+    Proxy::start_with(&config, &["--workers", workers])
 }
 
 /// A TCP listener in front of another proxy's WebSocket listener.
@@ -439,6 +444,56 @@ fn half_close_through_two_proxies_and_websocket() {
     socat_gets_its_answer(front.address("in"));
     nothing_is_left(&mut front);
     nothing_is_left(&mut behind);
+}
+
+/// Its FIN looks like that of an endpoint that still listens; the client's next bytes tell the two apart.
+#[test]
+fn a_client_of_an_endpoint_that_is_gone_is_told() {
+    let (listener, address) = tcp_endpoint();
+    let mut proxy = to_tcp("{TCP: {port: 0}}", address);
+    let mut client = TcpStream::connect(proxy.address("in")).unwrap();
+    client.patience(PATIENCE, PATIENCE);
+    client.write_all(b"x").unwrap();
+    let (mut endpoint, _) = listener.accept().unwrap();
+    endpoint.read_exact(&mut [0]).unwrap();
+    drop(endpoint);
+    assert_eq!(client.read(&mut [0; 10]).unwrap(), 0);
+    assert_eq!(proxy.metric("l7mp_sessions_active", ""), 1, "the client may still speak");
+    proxy.wait_until("the session has ended", |proxy| {
+        let broken = (&client).write_all(b"y").is_err();
+        broken || proxy.metric("l7mp_sessions_active", "") == 0
+    });
+    proxy.wait_until("the session has ended", |proxy| proxy.metric("l7mp_sessions_active", "") == 0);
+    assert_eq!(proxy.metric("l7mp_sessions_closed_total", "reason=\"disconnect\""), 1);
+}
+
+#[test]
+fn many_streams_on_two_workers() {
+    const STREAMS: usize = 32;
+    const BYTES: usize = 1_000_000;
+    let (listener, address) = tcp_endpoint();
+    thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            thread::spawn(move || io::copy(&mut stream.another(), &mut &stream).map(|_| stream.finish()));
+        }
+    });
+    let mut proxy = to_tcp_with("{TCP: {port: 0}}", address, "2");
+    let entry = proxy.address("in");
+    let clients: Vec<_> = (0..STREAMS as u64)
+        .map(|n| {
+            thread::spawn(move || {
+                let client = TcpStream::connect(entry).unwrap();
+                client.patience(PATIENCE, PATIENCE);
+                both_ways(client, n + 1, n + 1, BYTES, Finish::First)
+            })
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().unwrap(), BYTES);
+    }
+    proxy.wait_until("every session has ended", |proxy| proxy.metric("l7mp_sessions_active", "") == 0);
+    assert_eq!(proxy.metric("l7mp_sessions_closed_total", "reason=\"finished\""), STREAMS as u64);
+    assert_eq!(proxy.metric("l7mp_messages_dropped_total", ""), 0);
 }
 
 // ------------------------------------------------------------------------------------------------------ slow readers
