@@ -20,7 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A worker that turns in a thread of its own, and what the admin thread would know of it.
 struct Bench {
-    runtime: tokio::runtime::Runtime,
     control: Control,
     cut: Arc<AtomicBool>,
     windows: Receiver<AllocationInfo>,
@@ -42,7 +41,7 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let config = Config::read(config).unwrap();
         runtime.block_on(control.apply(config, ApplyOptions::default())).unwrap();
-        Bench { runtime, control, cut, windows, thread: Some(thread) }
+        Bench { control, cut, windows, thread: Some(thread) }
     }
 
     /// What the worker allocated since this was last asked.
