@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -27,20 +26,10 @@ pub fn running(options: Options) -> Testbed {
     testbed
 }
 
-/// Programs built as this test is, or those in the directory `L7MP_BINARIES`.
+/// Built as this test is.
 fn binaries() -> Binaries {
-    let tool = env!("CARGO_BIN_EXE_l7mp-ci").into();
-    if let Some(directory) = std::env::var_os("L7MP_BINARIES").map(PathBuf::from) {
-        let program = |name| directory.join(name);
-        return Binaries {
-            proxy: program("l7mp-proxy"),
-            ctl: program("l7mpctl"),
-            controller: program("l7mp-controller"),
-            tool,
-        };
-    }
     let profile = if cfg!(debug_assertions) { Profile::Debug } else { Profile::Release };
-    Binaries::build(profile, tool).unwrap()
+    Binaries::find_or_build(profile, env!("CARGO_BIN_EXE_l7mp-ci").into()).unwrap()
 }
 
 pub fn wait_ready(testbed: &mut Testbed) {
