@@ -66,8 +66,8 @@ pub struct Story {
 impl Story {
     /// Transcoder and worker of the last line that was answered before `time`.
     pub fn ends_at(&self, time: Instant) -> Option<&Ends> {
-        let before = self.lines.iter().filter_map(|(_, answer)| answer.as_ref()).filter(|answer| answer.at < time);
-        before.last().map(|answer| &answer.ends)
+        let mut before = self.lines.iter().filter_map(|(_, answer)| answer.as_ref()).filter(|answer| answer.at < time);
+        before.next_back().map(|answer| &answer.ends)
     }
 
     /// When the lines were sent that got no answer.
