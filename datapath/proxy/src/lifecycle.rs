@@ -36,7 +36,6 @@ pub type SetLevel = Box<dyn Fn(&str)>;
 ///
 /// Why it could not start, or which worker died of what.
 pub fn run(args: Args, set_level: SetLevel) -> anyhow::Result<()> {
-    raise_open_files();
     let config = args.config.as_deref().map(read).transpose()?;
     let unix_root = args.unix_root.as_deref().map(open_root).transpose()?;
     let admin_socket = args.admin_socket.clone().unwrap_or_else(l7mp_api::socket::default_path);
@@ -273,16 +272,6 @@ fn features() -> Vec<String> {
     let names =
         |features: l7mp_engine::Features| features.ring.iter().map(|feature| feature.name().to_owned()).collect();
     l7mp_engine::probe().map(names).unwrap_or_default()
-}
-
-/// Every session has sockets of its own, and the limit that a process starts with is often 1,024 files: takes as many as
-/// it may have.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!("the limit of open files stays at {:?}: {error}", limit.current);
-    }
 }
 
 /// Unpredictable bits from the kernel.

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
 
 /// What a proxy opens whatever its configuration: admin socket, runtime, signals, standard streams; with room to spare.
 const FILES: u64 = 64;
@@ -15,8 +16,9 @@ const FILES_PER_WORKER: u64 = 16;
 /// When that is too few to start.
 pub fn raise(workers: usize) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    // Not being allowed to is no error: what counts is what we have.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
     let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let need = FILES + FILES_PER_WORKER * workers as u64;
     ensure!(
