@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Proxy};
-use peers::{Framing, Kind, Message, Place, Server, Socket, answer, ask, connect, question, serve};
+use peers::{Conversation, Framing, Kind, Message, Place, Server, answer, ask, connect, question, serve};
 
 const SIZES: [usize; 5] = [0, 1, 1_200, 9_000, 65_507];
 /// How long the peers are looked at between two looks at the counters.
@@ -119,7 +119,7 @@ fn every_pair_delivers_a_message_intact_or_counts_why_not() {
 struct Pair<'a> {
     proxy: &'a Proxy,
     what: String,
-    client: Socket,
+    client: Conversation,
     kind: Kind,
     /// None: an in-process cluster.
     server: Option<(&'a Server, Kind)>,
@@ -150,7 +150,7 @@ impl Pair<'_> {
         match self.server {
             Some((server, kind)) => {
                 let expected = Message { text: message.text && matches!(kind, Kind::WebSocket { .. }), ..message };
-                let hear = |_: &mut Socket| server.heard.recv_timeout(LOOK).ok();
+                let hear = |_: &mut Conversation| server.heard.recv_timeout(LOOK).ok();
                 self.outcome(&expected, hear, self.kind.is_raw() || kind.is_raw())
             }
             None if self.discard => {
@@ -189,7 +189,7 @@ impl Pair<'_> {
     fn outcome(
         &mut self,
         expected: &Message,
-        mut hear: impl FnMut(&mut Socket) -> Option<Message>,
+        mut hear: impl FnMut(&mut Conversation) -> Option<Message>,
         raw: bool,
     ) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -259,7 +259,7 @@ impl Pair<'_> {
     }
 }
 
-fn look(client: &mut Socket) -> Option<Message> {
+fn look(client: &mut Conversation) -> Option<Message> {
     client.receive().ok()
 }
 

@@ -94,8 +94,8 @@ impl Kind {
     }
 }
 
-/// A connected socket of any kind.
-pub enum Socket {
+/// A socket of any kind, and whom it speaks with.
+pub enum Conversation {
     Stream {
         file: File,
         framing: Framing,
@@ -108,24 +108,26 @@ pub enum Socket {
     WebSocket(Box<WebSocket<TcpStream>>),
 }
 
-impl Socket {
-    fn stream(fd: impl Into<OwnedFd>, framing: Framing) -> Socket {
-        Socket::Stream { file: File::from(fd.into()), framing, arrived: Vec::new() }
+impl Conversation {
+    fn stream(fd: impl Into<OwnedFd>, framing: Framing) -> Conversation {
+        Conversation::Stream { file: File::from(fd.into()), framing, arrived: Vec::new() }
     }
 
-    fn web_socket(stream: TcpStream, role: Role) -> Socket {
-        Socket::WebSocket(Box::new(WebSocket::from_raw_socket(stream, role, None)))
+    fn web_socket(stream: TcpStream, role: Role) -> Conversation {
+        Conversation::WebSocket(Box::new(WebSocket::from_raw_socket(stream, role, None)))
     }
 
     pub fn send(&mut self, message: &Message) -> io::Result<()> {
         let bytes = &message.bytes[..];
         match self {
-            Socket::Stream { file, framing, .. } => file.write_all(&framing.encode(bytes)),
-            Socket::Seqpacket(fd) => rustix::net::send(fd, bytes, SendFlags::NOSIGNAL).map(drop).map_err(Into::into),
-            Socket::Udp(socket, peer) => socket.send_to(bytes, peer.expect("a peer")).map(drop),
-            Socket::Dgram(socket, Some(peer)) => socket.send_to_addr(bytes, peer).map(drop),
-            Socket::Dgram(socket, None) => socket.send(bytes).map(drop),
-            Socket::WebSocket(socket) => {
+            Conversation::Stream { file, framing, .. } => file.write_all(&framing.encode(bytes)),
+            Conversation::Seqpacket(fd) => {
+                rustix::net::send(fd, bytes, SendFlags::NOSIGNAL).map(drop).map_err(Into::into)
+            }
+            Conversation::Udp(socket, peer) => socket.send_to(bytes, peer.expect("a peer")).map(drop),
+            Conversation::Dgram(socket, Some(peer)) => socket.send_to_addr(bytes, peer).map(drop),
+            Conversation::Dgram(socket, None) => socket.send(bytes).map(drop),
+            Conversation::WebSocket(socket) => {
                 let bytes = Bytes::copy_from_slice(bytes);
                 let text = || Frame::Text(bytes.clone().try_into().expect("text"));
                 socket.send(if message.text { text() } else { Frame::Binary(bytes.clone()) }).map_err(io::Error::other)
@@ -137,7 +139,7 @@ impl Socket {
     pub fn receive(&mut self) -> io::Result<Message> {
         let mut buffer = vec![0; 1 << 16];
         match self {
-            Socket::Stream { file, framing, arrived } => loop {
+            Conversation::Stream { file, framing, arrived } => loop {
                 if let Some(bytes) = framing.decode(arrived) {
                     return Ok(Message { bytes, text: false });
                 }
@@ -146,21 +148,21 @@ impl Socket {
                     len => arrived.extend(&buffer[..len]),
                 }
             },
-            Socket::Seqpacket(fd) => match rustix::net::recv(fd, &mut buffer[..], RecvFlags::empty())?.0 {
+            Conversation::Seqpacket(fd) => match rustix::net::recv(fd, &mut buffer[..], RecvFlags::empty())?.0 {
                 0 => Err(ErrorKind::UnexpectedEof.into()),
                 len => Ok(Message { bytes: buffer[..len].to_vec(), text: false }),
             },
-            Socket::Udp(socket, peer) => {
+            Conversation::Udp(socket, peer) => {
                 let (len, from) = socket.recv_from(&mut buffer)?;
                 *peer = Some(from);
                 Ok(Message { bytes: buffer[..len].to_vec(), text: false })
             }
-            Socket::Dgram(socket, peer) => {
+            Conversation::Dgram(socket, peer) => {
                 let (len, from) = socket.recv_from(&mut buffer)?;
                 *peer = peer.is_some().then_some(from);
                 Ok(Message { bytes: buffer[..len].to_vec(), text: false })
             }
-            Socket::WebSocket(socket) => loop {
+            Conversation::WebSocket(socket) => loop {
                 match socket.read() {
                     Ok(Frame::Binary(bytes)) => return Ok(Message { bytes: bytes.to_vec(), text: false }),
                     Ok(Frame::Text(text)) => return Ok(Message { bytes: text.as_bytes().to_vec(), text: true }),
@@ -175,11 +177,11 @@ impl Socket {
 
     fn fd(&self) -> &dyn AsFd {
         match self {
-            Socket::Stream { file, .. } => file,
-            Socket::Seqpacket(fd) => fd,
-            Socket::Udp(socket, _) => socket,
-            Socket::Dgram(socket, _) => socket,
-            Socket::WebSocket(socket) => socket.get_ref(),
+            Conversation::Stream { file, .. } => file,
+            Conversation::Seqpacket(fd) => fd,
+            Conversation::Udp(socket, _) => socket,
+            Conversation::Dgram(socket, _) => socket,
+            Conversation::WebSocket(socket) => socket.get_ref(),
         }
     }
 }
@@ -192,27 +194,31 @@ pub enum Place<'a> {
 }
 
 /// A client of a listener. Its `receive` looks for a moment only.
-pub fn connect(kind: Kind, place: &Place<'_>, own: &Path) -> Socket {
+pub fn connect(kind: Kind, place: &Place<'_>, own: &Path) -> Conversation {
     let socket = match (kind, place) {
-        (Kind::Udp, Place::Inet(address)) => Socket::Udp(UdpSocket::bind("127.0.0.1:0").unwrap(), Some(*address)),
-        (Kind::Tcp(framing), Place::Inet(address)) => Socket::stream(TcpStream::connect(address).unwrap(), framing),
+        (Kind::Udp, Place::Inet(address)) => Conversation::Udp(UdpSocket::bind("127.0.0.1:0").unwrap(), Some(*address)),
+        (Kind::Tcp(framing), Place::Inet(address)) => {
+            Conversation::stream(TcpStream::connect(address).unwrap(), framing)
+        }
         (Kind::WebSocket { .. }, Place::Inet(address)) => {
             let stream = TcpStream::connect(address).unwrap();
             stream.set_nodelay(true).unwrap();
             let (client, _) = tungstenite::client(format!("ws://{address}/"), stream).expect("a WebSocket");
-            Socket::WebSocket(Box::new(client))
+            Conversation::WebSocket(Box::new(client))
         }
-        (Kind::UnixStream(framing), Place::Unix(path)) => Socket::stream(UnixStream::connect(path).unwrap(), framing),
+        (Kind::UnixStream(framing), Place::Unix(path)) => {
+            Conversation::stream(UnixStream::connect(path).unwrap(), framing)
+        }
         (Kind::Seqpacket, Place::Unix(path)) => {
             let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
             rustix::net::connect(&fd, &SocketAddrUnix::new(*path).unwrap()).unwrap();
-            Socket::Seqpacket(fd)
+            Conversation::Seqpacket(fd)
         }
         (Kind::Dgram, Place::Unix(path)) => {
             let _ = std::fs::remove_file(own);
             let socket = UnixDatagram::bind(own).unwrap();
             socket.connect(path).unwrap();
-            Socket::Dgram(socket, None)
+            Conversation::Dgram(socket, None)
         }
         (kind, place) => panic!("{kind:?} at {place:?}"),
     };
@@ -250,12 +256,12 @@ pub fn serve(kind: Kind, path: &Path) -> Server {
         Kind::Udp => {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             port = socket.local_addr().unwrap().port();
-            thread::spawn(move || converse(Socket::Udp(socket, None), &sender));
+            thread::spawn(move || converse(Conversation::Udp(socket, None), &sender));
         }
         Kind::Dgram => {
             let socket = UnixDatagram::bind(path).unwrap();
             let nobody = UnixAddr::from_pathname("").unwrap();
-            thread::spawn(move || converse(Socket::Dgram(socket, Some(nobody)), &sender));
+            thread::spawn(move || converse(Conversation::Dgram(socket, Some(nobody)), &sender));
         }
         Kind::Tcp(_) | Kind::WebSocket { .. } => {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -263,10 +269,10 @@ pub fn serve(kind: Kind, path: &Path) -> Server {
             let open = move |stream: TcpStream| {
                 stream.set_nodelay(true).unwrap();
                 match kind {
-                    Kind::Tcp(framing) => Some(Socket::stream(stream, framing)),
+                    Kind::Tcp(framing) => Some(Conversation::stream(stream, framing)),
                     _ => tungstenite::accept(stream).ok().map(|accepted| {
                         let stream = accepted.get_ref().try_clone().expect("a stream");
-                        Socket::web_socket(stream, Role::Server)
+                        Conversation::web_socket(stream, Role::Server)
                     }),
                 }
             };
@@ -276,14 +282,16 @@ pub fn serve(kind: Kind, path: &Path) -> Server {
         Kind::UnixStream(framing) => {
             let listener = UnixListener::bind(path).unwrap();
             let accept = move || listener.accept().ok().map(|(stream, _)| stream);
-            thread::spawn(move || accept_all(accept, move |stream| Some(Socket::stream(stream, framing)), &sender));
+            thread::spawn(move || {
+                accept_all(accept, move |stream| Some(Conversation::stream(stream, framing)), &sender)
+            });
         }
         Kind::Seqpacket => {
             let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
             rustix::net::bind(&fd, &SocketAddrUnix::new(path).unwrap()).unwrap();
             rustix::net::listen(&fd, 16).unwrap();
             let accept = move || rustix::net::accept(&fd).ok();
-            thread::spawn(move || accept_all(accept, |fd| Some(Socket::Seqpacket(fd)), &sender));
+            thread::spawn(move || accept_all(accept, |fd| Some(Conversation::Seqpacket(fd)), &sender));
         }
     }
     Server { port, heard }
@@ -291,7 +299,7 @@ pub fn serve(kind: Kind, path: &Path) -> Server {
 
 fn accept_all<S: Send + 'static>(
     accept: impl Fn() -> Option<S>,
-    open: impl Fn(S) -> Option<Socket> + Clone + Send + 'static,
+    open: impl Fn(S) -> Option<Conversation> + Clone + Send + 'static,
     heard: &Sender<Message>,
 ) {
     while let Some(stream) = accept() {
@@ -305,7 +313,7 @@ fn accept_all<S: Send + 'static>(
 }
 
 /// A server's side of a conversation, until it ends.
-fn converse(mut socket: Socket, heard: &Sender<Message>) {
+fn converse(mut socket: Conversation, heard: &Sender<Message>) {
     while let Ok(message) = socket.receive() {
         let asked = message.bytes.strip_prefix(b"?").and_then(|rest| rest.strip_suffix(b";"));
         let size = asked.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
