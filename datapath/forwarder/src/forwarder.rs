@@ -22,11 +22,11 @@ use crate::held::{Held, HeldMessage, HeldTotal};
 use crate::ids::{LinkId, ListenerId, SessionIndex};
 use crate::limits::STAGES_MAX;
 use crate::links::{Link, LinkKind, Links, Phase};
-use crate::open::ClientHandshake;
 use crate::session::{Session, SessionState};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
 use crate::timers::Wheel;
+use crate::upgrade::ClientHandshake;
 use crate::verdict::{Command, Frame, Payload, Step, Verdict};
 
 /// Which worker this is, of how many, and the seed of its randomness.

@@ -22,8 +22,6 @@ use crate::snapshot::{Listener, ListenerProtocol};
 use crate::time::Time;
 use crate::verdict::{Command, Downstream};
 
-pub use crate::upgrade::ClientHandshake;
-
 impl Forwarder {
     /// The link of a UDP peer; its first datagram opens a session.
     ///
