@@ -77,7 +77,9 @@ impl Forwarder {
             ClusterProtocol::Discard => (LinkKind::Discard, Codec::Datagram, false),
         };
         let counters = Arc::clone(&cluster.counters[self.identity.worker]);
-        let link = self.new_link(index, kind, codec, counters, now)?;
+        // A connection is no message: a session whose stage comes and goes is as idle as before.
+        let last_seen = if self.session(index).is_some() { self.last_seen(index) } else { now };
+        let link = self.new_link(index, kind, codec, counters, last_seen)?;
         if let Some(link) = self.links.get_mut(link) {
             link.lossy = lossy;
             if cluster.in_process() {
@@ -212,7 +214,6 @@ impl Forwarder {
     pub(crate) fn link_ready(&mut self, link: LinkId, index: SessionIndex, stage: usize, now: Time) {
         if let Some(link) = self.links.get_mut(link) {
             link.phase = Phase::Ready;
-            link.last_seen = now;
         }
         let Some(session) = self.session_mut(index) else { return };
         let entry = &mut session.stages[stage];
@@ -258,6 +259,9 @@ impl Forwarder {
         let mut links: SmallVec<[LinkId; 4]> = session.stages.iter().map(|stage| stage.link).collect();
         links.push(source);
         if first {
+            if let Some(link) = self.links.get_mut(source) {
+                link.last_seen = now;
+            }
             self.count_opening(now.since(asked));
             self.accept_upgrade(index);
         }

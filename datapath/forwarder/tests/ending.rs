@@ -323,6 +323,24 @@ fn idle_sessions_expire_and_busy_ones_do_not() {
     bench.is_empty();
 }
 
+/// Each new connection counted as a message.
+#[test]
+fn a_session_whose_stage_comes_and_goes_is_idle() {
+    let route = "destination: c, retry: {retry_on: always, num_retries: 9, timeout: 200}";
+    let mut bench = Bench::new(&document_with("idle_timeout: 2000", TCP, route));
+    bench.udp(5000, b"x");
+    for _ in 0..9 {
+        let stage = bench.open();
+        bench.pass(210);
+        bench.ended(stage);
+    }
+    assert_eq!(bench.sessions(), 1);
+    bench.open();
+    bench.pass(210);
+    assert_eq!(bench.closed(EndReason::Idle), 1);
+    bench.is_empty();
+}
+
 #[test]
 fn udp_is_idle_after_60_seconds_and_tcp_never() {
     let mut bench = Bench::new(&document(TCP, "destination: c"));
