@@ -8,6 +8,7 @@ use crate::limits::SESSIONS_PER_TURN;
 use crate::links::Phase;
 use crate::metadata;
 use crate::session::{Session, SessionState, Source, Stage, StageWait};
+use crate::snapshot::Cluster;
 use crate::time::Time;
 
 /// Some sessions of a worker, and where the rest begins.
@@ -46,7 +47,12 @@ impl Forwarder {
 
     fn describe(&self, index: SessionIndex, now: Time) -> Option<status::Session> {
         let session = self.session(index)?;
-        let stages: Vec<status::Stage> = session.stages.iter().map(|stage| self.stage(stage)).collect();
+        let mut stages: Vec<status::Stage> = session.stages.iter().map(|stage| self.stage(stage)).collect();
+        if stages.is_empty()
+            && let Some((_, route)) = &session.decided
+        {
+            stages = route.stages.iter().map(|cluster| unopened(cluster)).collect();
+        }
         let at = session.decided.as_ref().map_or(0, |(_, route)| route.destination).min(stages.len());
         let (ingress, rest) = stages.split_at(at);
         Some(status::Session {
@@ -111,6 +117,16 @@ impl Forwarder {
             },
             None => status::StageStatus::Disconnected,
         }
+    }
+}
+
+/// A stage of a session that could not be opened.
+fn unopened(cluster: &Cluster) -> status::Stage {
+    status::Stage {
+        cluster: cluster.name.to_string(),
+        protocol: cluster.protocol.name().to_owned(),
+        status: status::StageStatus::Disconnected,
+        ..status::Stage::default()
     }
 }
 

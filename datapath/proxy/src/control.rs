@@ -171,10 +171,6 @@ impl Control {
         let mut warnings = config.warnings();
         let same = state.version > 0 && *state.config == config;
         if same {
-            if !options.dry_run {
-                state.source = options.source;
-                self.publish(&state);
-            }
             return Ok(Applied { version: state.version, changed: false, warnings });
         }
         let forbidden = state.ledger.forbidden(&config);

@@ -22,6 +22,7 @@ use crate::cores;
 use crate::dns;
 use crate::ledger::{self, Ledger};
 use crate::open_files;
+use crate::trouble::{self, Trouble};
 use crate::worker::{Handle, Worker};
 
 /// How often orphaned sockets are looked at, and whether a drain is over.
@@ -104,6 +105,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut refresh = tokio::time::interval(dns::REFRESH);
+    let mut look = tokio::time::interval(trouble::LOOK);
+    let mut trouble = Trouble::default();
     let mut level = None;
     loop {
         tokio::select! {
@@ -116,6 +119,7 @@ async fn serve(
                     warn!("new addresses could not be adopted: {error}");
                 }
             }
+            _ = look.tick() => control.scopes(|scopes| trouble.look(scopes)),
             _ = housekeeping.tick() => {
                 control.close_orphans().await;
                 let wanted = control.adopted().config.admin.log_level.clone();

@@ -12,6 +12,7 @@ mod ledger;
 mod lifecycle;
 mod metrics;
 mod open_files;
+mod trouble;
 mod worker;
 
 use std::io::IsTerminal;
