@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use l7mp_api::config::{Cluster, Config, Listener, Ref, Route, Rule, RuleList};
 use l7mp_crds::Pod;
+use thiserror::Error;
 
+use crate::nearest::nearest;
 use crate::object::{ObjectId, PodName};
 use crate::world::World;
 
@@ -42,21 +44,46 @@ pub struct Compiled {
     pub sources: BTreeSet<ObjectId>,
 }
 
+/// The proxy's Pod is not among the objects: without its labels nobody knows what its proxy should have.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("there is no Pod {pod}, and its Pod object must be among the manifests{}", meant(nearest.as_ref()))]
+pub struct UnknownPod {
+    /// The pod.
+    pub pod: PodName,
+    /// The one that was probably meant.
+    pub nearest: Option<PodName>,
+}
+
+impl UnknownPod {
+    fn new(world: &World, pod: &PodName) -> UnknownPod {
+        let known: Vec<PodName> = world.all_pods().map(|pod| PodName::of(&pod.metadata)).collect();
+        let elsewhere = || known.iter().find(|known| known.name == pod.name);
+        let here = known.iter().filter(|known| known.namespace == pod.namespace);
+        let typo = nearest(&pod.name, here.map(|known| known.name.as_str()));
+        let nearest = match typo {
+            Some(name) => Some(PodName { namespace: pod.namespace.clone(), name: name.to_owned() }),
+            None => elsewhere().cloned(),
+        };
+        UnknownPod { pod: pod.clone(), nearest }
+    }
+}
+
+fn meant(nearest: Option<&PodName>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!("; is {nearest} meant?"))
+}
+
 /// Compiles the configuration of the proxy of one pod.
 ///
-/// A pod that is not among the objects is selected by nothing: its configuration is empty.
-pub fn compile(world: &World, proxy: &PodName, held: &HeldBack) -> Compiled {
+/// # Errors
+/// When the pod is not among the objects. That is no empty configuration: a proxy that has one keeps it.
+pub fn compile(world: &World, proxy: &PodName, held: &HeldBack) -> Result<Compiled, UnknownPod> {
     let id = proxy.id();
-    let Some(pod) = world.pod(&id) else {
-        let message = "is not among the objects: nothing selects it, and its configuration is empty".to_owned();
-        let report = Report { object: id, path: String::new(), reason: Reason::UnknownPod, message };
-        return Compiled { reports: vec![report], ..Compiled::default() };
-    };
+    let pod = world.pod(&id).ok_or_else(|| UnknownPod::new(world, proxy))?;
     let mut build = Build::new(world, pod, id, held);
     build.selected_targets();
     build.listeners();
     build.pending_lists();
-    build.finish()
+    Ok(build.finish())
 }
 
 /// A compilation under way: the parts of the document by name, each with its origin.

@@ -19,6 +19,7 @@ pub mod compile;
 pub mod held;
 pub mod local;
 pub mod manifest;
+mod nearest;
 pub mod object;
 pub mod push;
 pub mod reference;

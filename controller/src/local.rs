@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
+use std::mem::take;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::manifest::{self, FILE_BYTES_MAX};
+use crate::object::ObjectId;
 use crate::watch::DirWatch;
 use crate::world::World;
 
@@ -26,7 +28,7 @@ const DEPTH_MAX: usize = 16;
 
 /// A directory that cannot be used at all.
 #[derive(Debug, Error)]
-#[error("cannot read the directory {}: {source}; --manifests names a directory of YAML files", path.display())]
+#[error("cannot read the directory {} (--manifests names a directory of YAML files)", path.display())]
 pub struct DirectoryError {
     path: PathBuf,
     source: io::Error,
@@ -41,6 +43,7 @@ pub struct Directory {
     files: BTreeMap<String, File>,
     directories: Vec<PathBuf>,
     duplicates: BTreeSet<String>,
+    withdrawn: BTreeSet<ObjectId>,
     world: World,
     readable: bool,
 }
@@ -49,6 +52,8 @@ pub struct Directory {
 struct File {
     stamp: Option<Stamp>,
     faults: Vec<String>,
+    /// Objects that were in the file before it had the faults that took them out.
+    lost: BTreeSet<ObjectId>,
 }
 
 /// What changes when a file is written: device, inode, length, and the times of content and inode.
@@ -74,6 +79,7 @@ impl Directory {
             files: BTreeMap::new(),
             directories: Vec::new(),
             duplicates: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
             world: World::default(),
             readable: true,
         };
@@ -91,6 +97,11 @@ impl Directory {
         let faults =
             self.files.iter().flat_map(|(file, state)| state.faults.iter().map(move |f| format!("{file}: {f}")));
         faults.chain(self.duplicates.iter().cloned())
+    }
+
+    /// Objects that were in force until an edit made them wrong.
+    pub fn withdrawn(&self) -> impl Iterator<Item = &ObjectId> {
+        self.withdrawn.iter()
     }
 
     /// Looks at the directory again; whether the world has changed. With `all`, files are read even if
@@ -117,6 +128,7 @@ impl Directory {
             self.read(name, &path, all);
         }
         self.report_duplicates();
+        self.report_withdrawn();
         !self.world.changed_since(&before).is_empty()
     }
 
@@ -127,14 +139,18 @@ impl Directory {
             return;
         }
         state.stamp = stamp;
+        let before: BTreeSet<ObjectId> = self.world.held_by(&name).cloned().chain(take(&mut state.lost)).collect();
         let faults = match read_text(path, stamp) {
             Ok(text) => {
                 let manifest = manifest::read(&text);
                 self.world.reset(&name, manifest.objects);
+                state.lost = before;
+                state.lost.retain(|id| manifest.faults.iter().any(|fault| fault.may_concern(id)));
                 manifest.faults.iter().map(|fault| format!("{fault}; left out")).collect()
             }
             Err(error) => {
                 self.world.reset(&name, []);
+                state.lost = before;
                 vec![format!("{error}; left out")]
             }
         };
@@ -142,6 +158,19 @@ impl Directory {
             tracing::warn!("{name}: {fault}");
         }
         state.faults = faults;
+    }
+
+    /// An object that stands in another file by now is not lost.
+    fn report_withdrawn(&mut self) {
+        let lost = self.files.values().flat_map(|file| &file.lost);
+        let withdrawn: BTreeSet<ObjectId> = lost.filter(|id| self.world.get(id).is_none()).cloned().collect();
+        for id in withdrawn.difference(&self.withdrawn) {
+            tracing::error!("{id} was in force and is withdrawn until it is mended");
+        }
+        for id in self.withdrawn.difference(&withdrawn).filter(|id| self.world.get(id).is_some()) {
+            tracing::info!("{id} is mended, and in force again");
+        }
+        self.withdrawn = withdrawn;
     }
 
     fn report_duplicates(&mut self) {

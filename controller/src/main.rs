@@ -21,16 +21,24 @@ use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\
-Examples:
-  One gateway and one transcoder of this machine, with the manifests of a directory:
+Examples, in a checkout of the repository:
+  A directory of manifests. The proxies' Pod objects must be in it too; a cluster's are what
+  `kubectl get pods -o yaml` prints:
 
-      l7mp-controller local --manifests deploy/examples/first-task \\
-          --proxy default/gateway=/run/l7mp/gateway.sock \\
-          --proxy default/transcoder-1=/run/l7mp/transcoder-1.sock
+      mkdir -p /tmp/l7mp/manifests
+      cp deploy/examples/first-task/*.yaml /tmp/l7mp/manifests
+      cp controller/tests/golden/first-task/pods.yaml /tmp/l7mp/manifests
 
   What the gateway would be told, without any proxy:
 
-      l7mp-controller compile --manifests deploy/examples/first-task --proxy default/gateway
+      l7mp-controller compile --manifests /tmp/l7mp/manifests --proxy default/gateway
+
+  A gateway and a transcoder of this machine, kept at these manifests. Two proxies whose admin sockets
+  are the files named here must run, or are waited for:
+
+      l7mp-controller local --manifests /tmp/l7mp/manifests \\
+          --proxy default/gateway=/tmp/l7mp/gateway.sock \\
+          --proxy default/transcoder=/tmp/l7mp/transcoder.sock
 
 The log goes to stderr; RUST_LOG sets its level (default info).";
 
@@ -46,7 +54,8 @@ struct Cli {
 enum Command {
     /// Take the manifests of a directory, and keep the proxies of this machine at them.
     Local(Local),
-    /// Print the document that one proxy would get, and what is wrong with the manifests on stderr.
+    /// Print the document that one proxy would get, and what is wrong with the manifests on stderr; exits
+    /// with 1 when anything is.
     Compile(Compile),
 }
 
@@ -54,12 +63,12 @@ enum Command {
 #[command(after_help = EXAMPLES)]
 struct Local {
     /// Directory of YAML files (.yaml, .yml, .json; below it too): VirtualServices, Targets, Routes, Rules,
-    /// and Pods and Services as `kubectl get -o yaml` prints them. Changes are followed; write a file beside
-    /// and rename it, so that no half of it is seen.
+    /// and Pods and Services as `kubectl get -o yaml` prints them. The proxies' Pod objects must be under it.
+    /// Changes are followed; write a file beside and rename it, so that no half of it is seen.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// A proxy: the Pod that it belongs to (its labels are looked up among the manifests) and its admin
-    /// socket. Once for each proxy.
+    /// A proxy: the Pod that it belongs to and its admin socket. Once for each proxy. The Pod object must be
+    /// under DIR, for its labels; until it is, nothing is pushed to the proxy.
     #[arg(long = "proxy", value_name = "NAMESPACE/POD=SOCKET", required = true)]
     proxies: Vec<Proxy>,
     /// End as soon as every proxy has acknowledged its configuration.
@@ -72,7 +81,7 @@ struct Compile {
     /// Directory of YAML files, as for `local`.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// The Pod that the proxy belongs to.
+    /// The Pod that the proxy belongs to; the Pod object must be under DIR.
     #[arg(long, value_name = "NAMESPACE/POD")]
     proxy: PodName,
 }
@@ -121,12 +130,16 @@ fn main() -> ExitCode {
 
 fn run_compile(request: &Compile) -> anyhow::Result<()> {
     let directory = Directory::open(&request.manifests)?;
-    let compiled = compile(directory.world(), &request.proxy, &HeldBack::new());
+    let compiled = compile(directory.world(), &request.proxy, &HeldBack::new())?;
     for report in &compiled.reports {
         tracing::warn!("{report}");
     }
     println!("{}", serde_json::to_string_pretty(&compiled.config)?);
-    Ok(())
+    match directory.faults().count() + compiled.reports.len() {
+        0 => Ok(()),
+        1 => bail!("one thing is wrong with the manifests, see above"),
+        faults => bail!("{faults} things are wrong with the manifests, see above"),
+    }
 }
 
 fn run_local(request: Local) -> anyhow::Result<()> {
@@ -144,6 +157,12 @@ fn run_local(request: Local) -> anyhow::Result<()> {
         }
     }
     let directory = Directory::open(&request.manifests)?;
+    if request.once {
+        // The directory is read once, so a Pod that is missing now is missing for good.
+        for proxy in &request.proxies {
+            compile(directory.world(), &proxy.pod, &HeldBack::new())?;
+        }
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(serve(request, directory))
 }

@@ -33,6 +33,15 @@ pub struct Fault {
     pub problem: Problem,
 }
 
+impl Fault {
+    /// Whether the fault may be what took an object out: it names the object, or (a mistyped kind) another
+    /// of its name, or it could not be read which object it is about.
+    pub fn may_concern(&self, id: &ObjectId) -> bool {
+        let same = |object: &str| object.split_once(' ').is_some_and(|(_, path)| path == id.path());
+        self.object.as_deref().is_none_or(same)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "document {}: ", self.document)?;

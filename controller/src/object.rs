@@ -94,6 +94,11 @@ pub struct PodName {
 }
 
 impl PodName {
+    /// The name in a Pod's metadata.
+    pub fn of(meta: &ObjectMeta) -> PodName {
+        PodName { namespace: meta.namespace().to_owned(), name: meta.name.clone() }
+    }
+
     /// The pod as an object.
     pub fn id(&self) -> ObjectId {
         ObjectId::new(Kind::Pod, &self.namespace, &self.name)
@@ -183,11 +188,16 @@ impl Object {
     }
 }
 
+/// When the API server made an object; an empty text is as good as none.
+pub fn created(meta: &ObjectMeta) -> Option<&str> {
+    meta.creation_timestamp.as_deref().filter(|created| !created.is_empty())
+}
+
 /// Orders objects by age: creationTimestamp (absent sorts last), then namespace and name.
 ///
 /// Timestamps are compared as texts: API servers print RFC 3339 in UTC with whole seconds.
 pub fn age(meta: &ObjectMeta) -> (bool, &str, &str, &str) {
-    let created = meta.creation_timestamp.as_deref().filter(|created| !created.is_empty());
+    let created = created(meta);
     (created.is_none(), created.unwrap_or_default(), meta.namespace(), &meta.name)
 }
 

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use l7mp_api::status::{Applied, Info};
 use l7mp_api::{Config, Problem};
+use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::admin::{AdminError, AdminSocket};
-use crate::compile::{Compiled, HeldBack, Report, compile};
+use crate::compile::{Compiled, HeldBack, Report, UnknownPod, compile};
 use crate::held::{Pauses, Quarantine};
 use crate::object::{ObjectId, PodName};
 use crate::world::World;
@@ -57,6 +58,17 @@ pub struct Pusher {
     warnings: Vec<Problem>,
     failures: u32,
     last_failure: String,
+    /// The world that the proxy's Pod was missing from, and that this has been said of.
+    without_pod: Option<Arc<World>>,
+}
+
+/// Why the proxy could not be brought up to date.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("{0}")]
+    UnknownPod(#[from] UnknownPod),
+    #[error("{0}")]
+    Admin(#[from] AdminError),
 }
 
 /// What the proxy should have.
@@ -95,6 +107,7 @@ impl Pusher {
             warnings: Vec::new(),
             failures: 0,
             last_failure: String::new(),
+            without_pod: None,
         }
     }
 
@@ -120,6 +133,9 @@ impl Pusher {
     /// error when the proxy could not be brought up to date.
     async fn turn(&mut self) -> Result<Duration, Duration> {
         let world = Arc::clone(&self.worlds.borrow_and_update());
+        if self.without_pod.as_ref().is_some_and(|last| Arc::ptr_eq(last, &world)) {
+            return Err(self.timing.poll);
+        }
         match self.sync(&world).await {
             Ok(()) => {
                 self.failures = 0;
@@ -128,7 +144,14 @@ impl Pusher {
                 let release = self.quarantine.next_release(now).map(|release| release - now);
                 Ok(release.map_or(self.timing.poll, |release| release.min(self.timing.poll)))
             }
-            Err(error) => {
+            // A Pod that nobody knows says nothing about what its proxy should have: what it has stays.
+            Err(Failure::UnknownPod(error)) => {
+                if self.without_pod.replace(world).is_none() {
+                    tracing::error!("{error}; nothing is pushed, and its proxy keeps what it has, until it appears");
+                }
+                Err(self.timing.poll)
+            }
+            Err(Failure::Admin(error)) => {
                 self.failures = self.failures.saturating_add(1);
                 let failure = error.to_string();
                 if failure != self.last_failure {
@@ -140,19 +163,22 @@ impl Pusher {
         }
     }
 
-    async fn sync(&mut self, world: &Arc<World>) -> Result<(), AdminError> {
+    async fn sync(&mut self, world: &Arc<World>) -> Result<(), Failure> {
         self.quarantine.refresh(world);
         // What is wrong with the objects is said whether or not the proxy answers.
-        self.compile(world, self.quarantine.all());
+        self.compile(world, self.quarantine.all())?;
+        if self.without_pod.take().is_some() {
+            tracing::info!("{}: its Pod is among the manifests now", self.proxy);
+        }
         let mut info = self.admin.info().await?;
         loop {
             // What is known to be good goes first; objects that are to be tried again wait for it.
             let held = self.quarantine.held(Instant::now());
             let mut without = self.quarantine.all();
-            let mut compiled = self.compile(world, without.clone());
+            let mut compiled = self.compile(world, without.clone())?;
             if without != held && self.has(&info, &compiled) {
                 without.clone_from(&held);
-                compiled = self.compile(world, without.clone());
+                compiled = self.compile(world, without.clone())?;
             }
             if self.has(&info, &compiled) {
                 self.quarantine.accepted(&without);
@@ -173,15 +199,15 @@ impl Pusher {
                 }
                 Err(AdminError::Refused { errors }) => {
                     if !self.hold_back(&errors, world, &compiled) {
-                        return Err(AdminError::Refused { errors });
+                        return Err(AdminError::Refused { errors }.into());
                     }
                     // One attempt at a time: the world may have changed meanwhile.
-                    let good = self.compile(world, self.quarantine.all());
+                    let good = self.compile(world, self.quarantine.all())?;
                     if self.has(&info, &good) {
                         return Ok(());
                     }
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -193,14 +219,14 @@ impl Pusher {
     }
 
     /// What the proxy should have; compiled anew only when the world or what is held back has changed.
-    fn compile(&mut self, world: &Arc<World>, held: HeldBack) -> Arc<Compiled> {
+    fn compile(&mut self, world: &Arc<World>, held: HeldBack) -> Result<Arc<Compiled>, UnknownPod> {
         if let Some(desired) = &self.desired
             && Arc::ptr_eq(&desired.world, world)
             && desired.held == held
         {
-            return Arc::clone(&desired.compiled);
+            return Ok(Arc::clone(&desired.compiled));
         }
-        let compiled = Arc::new(compile(world, &self.proxy, &held));
+        let compiled = Arc::new(compile(world, &self.proxy, &held)?);
         for report in compiled.reports.iter().filter(|report| !self.reports.contains(report)) {
             tracing::warn!("{}: {report}", self.proxy);
         }
@@ -209,7 +235,7 @@ impl Pusher {
         self.reports.retain(|report| same_world || held.contains_key(&report.object));
         self.reports.extend(compiled.reports.iter().cloned());
         self.desired = Some(Desired { world: Arc::clone(world), held, compiled: Arc::clone(&compiled) });
-        compiled
+        Ok(compiled)
     }
 
     /// Holds back every object that an error came from; whether there was one.
@@ -243,9 +269,9 @@ impl Pusher {
         let Config { listeners, clusters, .. } = &compiled.config;
         let holds = format!("{}, {}", count(listeners.len(), "listener"), count(clusters.len(), "cluster"));
         if applied.changed {
-            tracing::info!("{cause}: pushed version {} to {} ({holds})", applied.version, self.proxy);
+            tracing::info!("{}: {cause}: pushed version {} ({holds})", self.proxy, applied.version);
         } else {
-            tracing::info!("{cause}: {} has it already, as version {} ({holds})", self.proxy, applied.version);
+            tracing::info!("{}: {cause}: it has that already, as version {} ({holds})", self.proxy, applied.version);
         }
         for warning in applied.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             match compiled.origins.find(&warning.path) {
@@ -261,10 +287,10 @@ impl Pusher {
     /// Why the proxy needed a push, for the log.
     fn cause(&self, info: &Info, world: &World, compiled: &Compiled, again: &[ObjectId]) -> String {
         let Some(last) = &self.acknowledged else {
-            return format!("first look at {}", self.proxy);
+            return "first look".to_owned();
         };
         if last.instance != info.instance {
-            return format!("{} has restarted", self.proxy);
+            return "it has restarted".to_owned();
         }
         let concerns = |id: &ObjectId| last.compiled.sources.contains(id) || compiled.sources.contains(id);
         let changed = world.changed_since(&last.world);
@@ -272,7 +298,7 @@ impl Pusher {
         if !changed.is_empty() {
             format!("{} changed", name_some(&changed))
         } else if last.version != info.config_version {
-            format!("{} had version {} of another hand", self.proxy, info.config_version)
+            format!("it had version {} of another hand", info.config_version)
         } else if !again.is_empty() {
             format!("{} accepted again", name_some(&again.iter().collect::<Vec<_>>()))
         } else {

@@ -132,6 +132,19 @@ impl World {
         })
     }
 
+    /// Every Pod.
+    pub fn all_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.of_kind(Kind::Pod).filter_map(|object| match object {
+            Object::Pod(object) => Some(object),
+            _ => None,
+        })
+    }
+
+    /// The names of the objects that a source holds.
+    pub fn held_by(&self, source: &str) -> impl Iterator<Item = &ObjectId> {
+        self.sources.get(source).into_iter().flatten()
+    }
+
     /// The VirtualService of that name.
     pub fn virtual_service(&self, id: &ObjectId) -> Option<&VirtualService> {
         match self.get(id)?.as_ref() {

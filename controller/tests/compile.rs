@@ -54,7 +54,7 @@ fn world(documents: &[String]) -> World {
 fn compiled(documents: &[String]) -> Compiled {
     let mut all = vec![POD.to_owned()];
     all.extend_from_slice(documents);
-    compile(&world(&all), &"default/gw".parse().unwrap(), &HeldBack::new())
+    compile(&world(&all), &"default/gw".parse().unwrap(), &HeldBack::new()).unwrap()
 }
 
 fn listener_names(config: &Config) -> Vec<&str> {
@@ -360,11 +360,39 @@ fn endpoints_are_ready_pods_with_an_address_and_terminating_ones_drain() {
 }
 
 #[test]
-fn an_unknown_pod_gets_an_empty_configuration_and_a_warning() {
-    let world = world(&[service("name: vs", "spec: {UDP: {port: 1}}")]);
-    let compiled = compile(&world, &"default/gw".parse().unwrap(), &HeldBack::new());
-    assert_eq!(compiled.config, Config::default());
-    assert_eq!(reasons(&compiled), [("Pod default/gw".to_owned(), "", Reason::UnknownPod)]);
+fn an_unknown_pod_is_an_error_that_names_it_and_the_pod_that_was_meant() {
+    let world = world(&[
+        POD.to_owned(),
+        POD.replace("name: gw", "name: gateway"),
+        POD.replace("name: gw", "name: far, namespace: other"),
+        service("name: vs", "spec: {UDP: {port: 1}}"),
+    ]);
+    for (pod, meant) in [
+        ("default/gatway", "; is default/gateway meant?"),
+        ("default/far", "; is other/far meant?"),
+        ("default/something-else", ""),
+    ] {
+        let error = compile(&world, &pod.parse().unwrap(), &HeldBack::new()).unwrap_err();
+        let expected = format!("there is no Pod {pod}, and its Pod object must be among the manifests{meant}");
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_port_conflict_does_not_call_an_object_older_that_is_not() {
+    let udp = "spec: {UDP: {port: 1}}";
+    let created = |day: u8| format!(", creationTimestamp: '2026-01-{day:02}T00:00:00Z'");
+    let table = [
+        (String::new(), String::new(), "comes first by namespace and name (neither has a creationTimestamp)"),
+        (created(1), created(1), "is as old, and comes first by namespace and name"),
+        (created(1), created(2), "is older by creationTimestamp"),
+        (created(1), String::new(), "has a creationTimestamp, while this one has none"),
+    ];
+    for (a, b, why) in table {
+        let compiled = compiled(&[service(&format!("name: a{a}"), udp), service(&format!("name: b{b}"), udp)]);
+        let expected = format!("UDP port 1 belongs to VirtualService default/a, which {why}: left out on this pod");
+        assert_eq!(compiled.reports[0].message, expected);
+    }
 }
 
 #[test]
@@ -380,7 +408,7 @@ fn an_object_that_is_held_back_takes_only_itself_out() {
     let world = world(&documents);
     let without = |kind, name| {
         let held = HeldBack::from([(ObjectId::new(kind, "default", name), "not today".to_owned())]);
-        compile(&world, &"default/gw".parse().unwrap(), &held)
+        compile(&world, &"default/gw".parse().unwrap(), &held).unwrap()
     };
     assert_eq!(listener_names(&without(Kind::VirtualService, "a").config), ["default/b"]);
     let compiled = without(Kind::Target, "t");

@@ -38,7 +38,8 @@ fn check(case: &str, inputs: &[PathBuf], namespace: &str, pods: &[&str]) {
     let source = Directory::open(directory.path()).unwrap();
     assert_eq!(source.faults().collect::<Vec<_>>(), [""; 0]);
     for pod in pods {
-        let compiled = compile(source.world(), &format!("{namespace}/{pod}").parse().unwrap(), &HeldBack::new());
+        let compiled =
+            compile(source.world(), &format!("{namespace}/{pod}").parse().unwrap(), &HeldBack::new()).unwrap();
         let mut text = serde_json::to_string_pretty(&compiled.config).unwrap();
         text.push('\n');
         assert_golden(&golden().join(case).join(format!("{pod}.json")), &text);

@@ -124,10 +124,9 @@ async fn sigterm_and_sigint_end_the_program_with_0() {
         let proxy = format!("default/gw={manifests}/absent.sock");
         let mut child = controller(&["local", "--manifests", manifests, "--proxy", &proxy]);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        for expected in ["Pod default/gw: is not among the objects", "default/gw: no proxy answers at"] {
-            let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
-            assert!(line.contains(expected), "{line}");
-        }
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        assert!(line.contains("ERROR there is no Pod default/gw, and its Pod object must be among"), "{line}");
+        assert!(line.contains("its proxy keeps what it has"), "{line}");
         let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
         let status = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap().unwrap();
@@ -135,12 +134,112 @@ async fn sigterm_and_sigint_end_the_program_with_0() {
     }
 }
 
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: gw}\nstatus: {podIP: 10.0.0.1}\n";
+
 #[tokio::test]
-async fn compile_prints_the_document_of_one_proxy() {
+async fn an_edit_that_takes_an_object_out_of_force_says_so_once_and_so_does_the_mended_one() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("a.yaml");
+    fs::write(root.path().join("pod.yaml"), POD).unwrap();
+    fs::write(&file, target("a")).unwrap();
+    let manifests = root.path().to_str().unwrap();
+    let proxy = format!("default/gw={manifests}/absent.sock");
+    let mut child = controller(&["local", "--manifests", manifests, "--proxy", &proxy]);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let broken = target("a").replace("Echo", "Ecco");
+    let withdrawn = "ERROR Target default/a was in force and is withdrawn until it is mended";
+    for (text, expected) in [
+        (target("a"), vec!["default/gw: no proxy answers at"]),
+        (broken, vec!["a.yaml: document 1: Target default/a: spec.cluster.spec: ", withdrawn]),
+        (target("a"), vec!["Target default/a is mended, and in force again"]),
+    ] {
+        replace(&file, &text);
+        for expected in expected {
+            let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_object_that_was_deleted_or_moved_is_not_called_withdrawn() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str| root.path().join(name);
+    let withdrawn = |directory: &Directory| directory.withdrawn().map(ToString::to_string).collect::<Vec<_>>();
+    let all = ["a", "b", "c"].map(target);
+    fs::write(file("a.yaml"), all.join("---\n")).unwrap();
+    let mut directory = Directory::open(root.path()).unwrap();
+    // a is mistyped, b deleted, c moved.
+    fs::write(file("a.yaml"), all[0].replace("kind: Target", "kind: Tagret")).unwrap();
+    fs::write(file("z.yaml"), &all[2]).unwrap();
+    directory.scan(true);
+    assert_eq!(withdrawn(&directory), ["Target default/a"]);
+    // No YAML at all, then deleted.
+    fs::write(file("z.yaml"), ": : [").unwrap();
+    directory.scan(true);
+    assert_eq!(withdrawn(&directory), ["Target default/a", "Target default/c"]);
+    fs::write(file("a.yaml"), "").unwrap();
+    fs::remove_file(file("z.yaml")).unwrap();
+    directory.scan(true);
+    assert_eq!(withdrawn(&directory), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_unknown_pod_ends_compile_and_once_with_1() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("pod.yaml"), POD.replace("name: gw", "name: gateway")).unwrap();
+    let manifests = root.path().to_str().unwrap();
+    let local = format!("default/gatway={manifests}/absent.sock");
+    let table: [&[&str]; 2] = [
+        &["compile", "--manifests", manifests, "--proxy", "default/gatway"],
+        &["local", "--once", "--manifests", manifests, "--proxy", &local],
+    ];
+    for arguments in table {
+        let output = tokio::time::timeout(DEADLINE, controller(arguments).wait_with_output()).await.unwrap().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{stderr}");
+        assert!(stderr.contains("there is no Pod default/gatway") && stderr.contains("is default/gateway meant?"));
+    }
+}
+
+#[tokio::test]
+async fn a_directory_error_says_what_the_system_said_once() {
+    let arguments = ["compile", "--manifests", "/nonexistent/l7mp", "--proxy", "default/gw"];
+    let output = tokio::time::timeout(DEADLINE, controller(&arguments).wait_with_output()).await.unwrap().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.matches("os error 2").count(), 1, "{stderr}");
+}
+
+#[test]
+fn the_help_names_commands_that_run_as_they_stand() {
+    let run = |command: &mut std::process::Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let program = env!("CARGO_BIN_EXE_l7mp-controller");
+    let help = run(std::process::Command::new(program).arg("--help"));
+    assert!(help.contains("Pod objects must be"), "{help}");
+    let root = tempfile::tempdir().unwrap();
+    let commands: Vec<String> = help
+        .lines()
+        .filter_map(|line| line.strip_prefix("      "))
+        .filter(|line| ["mkdir ", "cp ", "l7mp-controller compile "].iter().any(|start| line.starts_with(start)))
+        .map(|line| line.replace("l7mp-controller compile", &format!("{program} compile")))
+        .map(|line| line.replace("/tmp/l7mp", root.path().to_str().unwrap()))
+        .collect();
+    assert_eq!(commands.len(), 4, "{help}");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let printed = run(std::process::Command::new("sh").args(["-ec", &commands.join("\n")]).current_dir(repository));
+    assert!(printed.contains("default/gateway-vsvc"), "{printed}");
+}
+
+#[tokio::test]
+async fn compile_prints_the_document_and_exits_1_when_an_object_was_reported() {
     let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/breadth");
     let child = controller(&["compile", "--manifests", manifests, "--proxy", "games/gateway"]);
     let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
-    assert!(output.status.success());
+    assert_eq!(output.status.code(), Some(1));
     let committed = fs::read(format!("{manifests}/gateway.json")).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&committed));
     assert!(String::from_utf8_lossy(&output.stderr).contains("PortConflict"));

@@ -311,6 +311,74 @@ async fn everything_refused_leaves_an_empty_configuration() {
 }
 
 #[tokio::test]
+async fn a_gateway_whose_pod_becomes_unknown_keeps_its_configuration() {
+    let bench = bench(world(&[("a", 1)]));
+    bench.proxy.start("one");
+    bench.proxy.wait("first push", |state| names(&state.config) == ["a"]).await;
+    for _ in 0..2 {
+        bench.worlds.send_replace(Arc::new(World::default()));
+        tokio::time::sleep(10 * quick().poll).await;
+    }
+    assert_eq!(bench.proxy.state.lock().unwrap().put.len(), 1, "nothing is pushed");
+    bench.worlds.send_replace(world(&[("a", 1), ("b", 2)]));
+    bench.proxy.wait("the Pod is back", |state| names(&state.config) == ["a", "b"]).await;
+    assert_eq!(bench.proxy.state.lock().unwrap().put.len(), 2);
+}
+
+#[tokio::test]
+async fn a_proxy_whose_pod_was_never_known_is_left_alone_until_it_appears() {
+    let bench = bench(Arc::new(World::default()));
+    bench.proxy.start("one");
+    tokio::time::sleep(10 * quick().poll).await;
+    assert_eq!(bench.proxy.state.lock().unwrap().put.len(), 0, "nothing is pushed");
+    bench.worlds.send_replace(world(&[("a", 1)]));
+    bench.proxy.wait("the Pod is there", |state| names(&state.config) == ["a"]).await;
+}
+
+/// A log that can be read.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_names_the_proxy_once_a_line_and_an_unknown_pod_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
+    let _log = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    let bench = bench(Arc::new(World::default()));
+    bench.proxy.start("one");
+    for _ in 0..3 {
+        bench.worlds.send_replace(Arc::new(World::default()));
+        tokio::time::sleep(10 * quick().poll).await;
+    }
+    bench.worlds.send_replace(world(&[("a", 1)]));
+    bench.proxy.wait("first push", |state| state.version == 1).await;
+    bench.worlds.send_replace(world(&[("a", 2)]));
+    bench.proxy.wait("second push", |state| state.version == 2).await;
+    let seen = bench.proxy.state.lock().unwrap().infos;
+    bench.proxy.wait("a look after it", |state| state.infos > seen).await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let expected = [
+        "ERROR there is no Pod default/gw, and its Pod object must be among the manifests; nothing is pushed, and \
+         its proxy keeps what it has, until it appears",
+        "INFO default/gw: its Pod is among the manifests now",
+        "INFO default/gw: first look: pushed version 1 (1 listener, 0 clusters)",
+        "INFO default/gw: VirtualService default/a changed: pushed version 2 (1 listener, 0 clusters)",
+    ];
+    assert_eq!(text.lines().map(str::trim).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn once_ends_with_the_acknowledgement() {
     let directory = tempfile::tempdir().unwrap();
     let proxy = Proxy::new(&directory.path().join("admin.sock"));

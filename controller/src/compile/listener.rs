@@ -1,16 +1,30 @@
 //! VirtualServices that select the pod, as listeners.
 
 use l7mp_api::config::{Action, ActionTarget, Listener, Ref, Rule, Rules};
-use l7mp_crds::VirtualService;
+use l7mp_crds::{ObjectMeta, VirtualService};
 
 use super::port::Claim;
 use super::rule::ListId;
 use super::{Build, Origin, Reason, lower};
-use crate::object::{Kind, ObjectId, age};
+use crate::object::{Kind, ObjectId, age, created};
 use crate::selector;
 
+fn id_of(object: &VirtualService) -> ObjectId {
+    ObjectId::new(Kind::VirtualService, object.metadata.namespace(), &object.metadata.name)
+}
+
+/// Why an object comes before another in the order of [`age`].
+fn precedence(first: &ObjectMeta, second: &ObjectMeta) -> &'static str {
+    match (created(first), created(second)) {
+        (None, _) => "comes first by namespace and name (neither has a creationTimestamp)",
+        (Some(_), None) => "has a creationTimestamp, while this one has none",
+        (Some(one), Some(other)) if one == other => "is as old, and comes first by namespace and name",
+        (Some(_), Some(_)) => "is older by creationTimestamp",
+    }
+}
+
 impl Build<'_> {
-    /// Every listener of the pod, the oldest first: of two that want one port, the older gets it.
+    /// Every listener of the pod, the oldest first: of two that want one port, the first gets it.
     pub(super) fn listeners(&mut self) {
         let selects = |object: &&VirtualService| {
             let from = object.metadata.namespace();
@@ -19,20 +33,25 @@ impl Build<'_> {
         let mut selected: Vec<&VirtualService> = self.world.virtual_services().filter(selects).collect();
         selected.sort_by(|a, b| age(&a.metadata).cmp(&age(&b.metadata)));
 
-        let mut taken: Vec<(Claim<'_>, ObjectId)> = Vec::new();
+        let mut taken: Vec<(Claim<'_>, &VirtualService)> = Vec::new();
         for object in selected {
-            let id = ObjectId::new(Kind::VirtualService, object.metadata.namespace(), &object.metadata.name);
+            let id = id_of(object);
             self.sources.insert(id.clone());
             if self.held.contains_key(&id) {
                 continue;
             }
             if let Some(claim) = Claim::of(&object.spec.listener.spec) {
                 if let Some((_, owner)) = taken.iter().find(|(other, _)| claim.overlaps(other)) {
-                    let message = format!("{} belongs to the older {owner}: left out on this pod", claim.describe());
+                    let message = format!(
+                        "{} belongs to {}, which {}: left out on this pod",
+                        claim.describe(),
+                        id_of(owner),
+                        precedence(&owner.metadata, &object.metadata),
+                    );
                     self.report(&Origin::new(id, "spec.listener.spec"), Reason::PortConflict, message);
                     continue;
                 }
-                taken.push((claim, id.clone()));
+                taken.push((claim, object));
             }
             self.listener(id, object);
         }

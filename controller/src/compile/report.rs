@@ -30,8 +30,6 @@ impl fmt::Display for Report {
 /// The kind of fault, in the form of a Kubernetes condition's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// The proxy's pod is not among the objects.
-    UnknownPod,
     /// A reference has none of the known forms.
     InvalidReference,
     /// A reference names nothing.
@@ -42,7 +40,7 @@ pub enum Reason {
     RefNotUsable,
     /// Rule lists apply each other.
     RuleListLoop,
-    /// An older VirtualService has the port.
+    /// A VirtualService that comes first has the port.
     PortConflict,
     /// Two endpoints of a cluster have one address and port.
     DuplicateEndpoint,
@@ -52,7 +50,6 @@ impl Reason {
     /// As conditions and logs spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Reason::UnknownPod => "UnknownPod",
             Reason::InvalidReference => "InvalidReference",
             Reason::RefNotFound => "RefNotFound",
             Reason::TargetNotOnPod => "TargetNotOnPod",
