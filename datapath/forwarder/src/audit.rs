@@ -74,6 +74,8 @@ impl Forwarder {
     fn audit_session(&self, index: SessionIndex, session: &Session) -> Result<(), String> {
         let bounded = |held: &Held| held.len() <= HELD_MESSAGES_MAX && held.bytes() <= HELD_BYTES_MAX;
         require(session.held.as_deref().is_none_or(bounded), "holds too much")?;
+        let flows = session.state == SessionState::Open && session.ready();
+        require(!flows || session.held.as_deref().is_none_or(Held::is_empty), "flows, and still holds messages")?;
         let due = session.next_deadline(self.last_seen(index)).is_some();
         require(self.timers.is_set(index.0) == due, "its timer does not fit its deadlines")?;
         if let Some(key) = session.flow_key() {
@@ -90,6 +92,10 @@ impl Forwarder {
             let prev = ring[(at + ring.len() - 1) % ring.len()].index() as u32;
             let wanted = if alone { (NOWHERE, NOWHERE) } else { (next, prev) };
             require((link.next, link.prev) == wanted, "its ring is not closed")?;
+            let deaf = link.phase == Phase::Open && link.read_ended && session.state == SessionState::Open;
+            let next = self.socket_after(id).filter(|_| deaf).and_then(|next| self.links.get(next));
+            let told = next.is_none_or(|next| next.write_ended || next.phase != Phase::Open);
+            require(told, "the end of a stream went no further")?;
         }
         Ok(())
     }

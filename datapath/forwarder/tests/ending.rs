@@ -98,6 +98,24 @@ fn two_datagram_links_linger_one_after_the_other() {
     bench.is_empty();
 }
 
+#[test]
+fn a_datagram_behind_the_linger_is_dropped_as_closed() {
+    let clusters =
+        format!("{UDP}\n- {{name: d, spec: {{TCP: {{port: 9}}}}, endpoints: [{{spec: {{address: 10.0.0.3}}}}]}}");
+    let mut bench = Bench::new(&document(&clusters, "destination: c, egress: [d]"));
+    let client = bench.accept("tcp").unwrap();
+    let (datagrams, stream) = (bench.open(), bench.open());
+    bench.ended(client);
+    bench.pass(1_020);
+    assert!(bench.was_shut(stream));
+    assert_eq!(bench.bytes(datagrams, b"too late"), Some(DropReason::Closed));
+    assert_eq!(bench.text(stream), "");
+    bench.bytes(stream, b"bye");
+    bench.ended(stream);
+    assert_eq!(bench.text(client), "bye");
+    bench.is_empty();
+}
+
 /// The end was told to the connection that was not there yet, before what is held for it.
 #[test]
 fn an_end_waits_for_the_stage_that_is_reopened() {

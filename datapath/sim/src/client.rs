@@ -15,6 +15,8 @@ pub struct Client {
     pub next: u32,
     /// How many messages it says in all.
     pub messages: u32,
+    /// It says much, and long messages.
+    pub talkative: bool,
     /// It has said its end.
     pub ended: bool,
     /// It was told the end.
@@ -29,13 +31,14 @@ pub struct Client {
 
 impl Client {
     /// A client that has said nothing.
-    pub fn new(listener: String, wire: Wire, messages: u32, complete: bool) -> Client {
+    pub fn new(listener: String, wire: Wire, messages: u32, talkative: bool, complete: bool) -> Client {
         Client {
             listener,
             wire,
             conn: None,
             next: 0,
             messages,
+            talkative,
             ended: false,
             told: false,
             answers: Vec::new(),

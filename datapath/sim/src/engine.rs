@@ -10,7 +10,7 @@ use l7mp_forwarder::verdict::{CloseHow, Command, Frame, Payload, SocketError, Tr
 
 use crate::endpoint::Mood;
 use crate::event::Event;
-use crate::network::{Conn, Far, HIGH_BYTES, LOW_BYTES, Parcel, Queued};
+use crate::network::{Conn, Far, HIGH_BYTES, LOW_BYTES, Parcel, Queued, READ_BYTES_MAX};
 use crate::scenario::address;
 use crate::wire::Wire;
 use crate::world::World;
@@ -60,6 +60,8 @@ impl World {
                 if !std::mem::replace(&mut self.conns[conn].reading, false) {
                     return Err(format!("{link:?} is paused twice"));
                 }
+                let late = self.conns[conn].read_due && !self.scenario.calm && self.random.chance(40);
+                self.conns[conn].late_read = late;
                 Ok(())
             }
             Command::Shutdown(link) => {
@@ -321,7 +323,7 @@ impl World {
 
     pub(crate) fn plan_read(&mut self, conn: usize) {
         let entry = &mut self.conns[conn];
-        let due = (entry.reading || entry.flow) && !entry.over && !entry.inbox.is_empty();
+        let due = (entry.reading || entry.flow || entry.ended) && !entry.over && !entry.inbox.is_empty();
         if due && !std::mem::replace(&mut entry.read_due, true) {
             let delay = self.random.of(0..=2);
             self.plan(delay, Event::Read(conn));
@@ -332,10 +334,12 @@ impl World {
     pub(crate) fn read(&mut self, conn: usize) -> Result<(), String> {
         let entry = &mut self.conns[conn];
         entry.read_due = false;
-        if entry.closing.is_some() || entry.over || !(entry.reading || entry.flow) {
+        let late = std::mem::take(&mut entry.late_read);
+        if entry.closing.is_some() || entry.over || !(entry.reading || entry.flow || entry.ended || late) {
             return Ok(());
         }
-        let limit = if self.random.chance(30) { self.random.of(1..=20) } else { self.random.of(20..=3000) };
+        let limit =
+            if self.random.chance(30) { self.random.of(1..=20) } else { self.random.of(20..=READ_BYTES_MAX as u64) };
         let link = entry.link;
         match entry.take_read(limit as usize) {
             None => {}
@@ -346,6 +350,7 @@ impl World {
                 self.forwarder.ended(link, self.now);
                 // Sending goes on; a reset would still be told.
                 self.conns[conn].over = false;
+                self.conns[conn].ended = true;
                 self.conns[conn].inbox.clear();
             }
             Some(Parcel::Reset) => {
@@ -389,7 +394,9 @@ impl World {
 
     /// When something that leaves now arrives: streams do not overtake themselves.
     pub(crate) fn delay(&mut self) -> Duration {
-        Duration::from_millis(self.random.of(0..=15))
+        // Now and then something is stuck for longer than anybody lingers.
+        let stuck = !self.scenario.calm && self.random.of(1..=400) == 1;
+        Duration::from_millis(if stuck { self.random.of(900..=1600) } else { self.random.of(0..=15) })
     }
 
     /// Sends a parcel to a connection's peer.

@@ -1,14 +1,12 @@
 //! What must hold after every event, and what must be left in the end.
 
 use l7mp_forwarder::audit::Audit;
-use l7mp_forwarder::limits::HELD_MESSAGES_MAX;
 
-use crate::network::HIGH_BYTES;
+use crate::network::{HIGH_BYTES, READ_BYTES_MAX};
 use crate::world::World;
 
-/// A queue may pass its mark by one read and what was held; messages of this world are shorter than this.
-const MESSAGE_BYTES: usize = 3000;
-const QUEUE_BYTES_MAX: usize = HIGH_BYTES + (HELD_MESSAGES_MAX + 4) * MESSAGE_BYTES;
+/// A queue may pass its mark by what arrives before its source is paused: a few reads.
+const QUEUE_BYTES_MAX: usize = HIGH_BYTES + 6 * READ_BYTES_MAX;
 
 impl World {
     /// After every event.

@@ -12,6 +12,8 @@ use crate::wire::{Seen, Speaker, Wire};
 
 /// Above this a socket's queue is blocked; small, so that it happens.
 pub const HIGH_BYTES: usize = 4096;
+/// The longest read of a stream; messages are shorter.
+pub const READ_BYTES_MAX: usize = 3000;
 /// Below this it is drained.
 pub const LOW_BYTES: usize = 1024;
 
@@ -119,6 +121,8 @@ pub struct Conn {
     pub connected: bool,
     /// The engine reads it.
     pub reading: bool,
+    /// What was read before the engine was told to stop still arrives.
+    pub late_read: bool,
     /// FIN follows what is queued.
     pub shut: bool,
     /// FIN was sent.
@@ -157,6 +161,10 @@ pub struct Conn {
     pub peer: Speaker,
     /// What the peer reads.
     pub peer_scanner: Scanner,
+    /// The peer's process died or hangs: what arrives there is lost, also when another takes its place.
+    pub peer_gone: bool,
+    /// The peer's end was reported: it is no longer read, and only a reset is still noticed.
+    pub ended: bool,
     /// The peer has said its end.
     pub peer_ended: bool,
 }
@@ -176,6 +184,7 @@ impl Conn {
             flow: false,
             connected: false,
             reading: false,
+            late_read: false,
             shut: false,
             shut_sent: false,
             closing: None,
@@ -195,6 +204,8 @@ impl Conn {
             tap_out: Tap::new(wire, far_role),
             peer: Speaker::new(wire, far_role),
             peer_scanner: Scanner::default(),
+            peer_gone: false,
+            ended: false,
             peer_ended: false,
         }
     }

@@ -38,12 +38,15 @@ impl World {
             return Ok(());
         }
         if !self.conns[conn].peer.is_ready() {
+            if impatient && self.random.chance(5) {
+                return self.leave(n);
+            }
             self.plan(20, Event::Act(n));
             return Ok(());
         }
         if self.clients[n].next < self.clients[n].messages {
             self.say_some(n, conn);
-            let delay = self.random.of(0..=150);
+            let delay = if self.clients[n].talkative { 2 } else { self.random.of(0..=150) };
             self.plan(delay, Event::Act(n));
             return Ok(());
         }
@@ -58,7 +61,8 @@ impl World {
     }
 
     fn message(&mut self, n: usize) -> Vec<u8> {
-        let fill = if self.random.chance(10) { self.random.of(300..=2500) } else { self.random.of(0..=60) };
+        let long = if self.clients[n].talkative { 60 } else { 10 };
+        let fill = if self.random.chance(long) { self.random.of(300..=2500) } else { self.random.of(0..=60) };
         let client = &mut self.clients[n];
         let message = Message { client: n as u32, hop: 0, sequence: client.next, fill: fill as usize };
         client.next += 1;
@@ -170,6 +174,7 @@ impl World {
         if entry.gone || entry.flow || entry.wire.is_lossy() {
             return;
         }
+        entry.peer_gone = true;
         self.send_to_us(conn, Parcel::Reset);
     }
 
@@ -202,7 +207,8 @@ impl World {
             Far::Server(server) => matches!(self.servers[server].mood, Mood::Dead | Mood::Silent),
             Far::Client(_) => false,
         };
-        if dead {
+        entry.peer_gone |= dead && !entry.wire.is_lossy();
+        if dead || entry.peer_gone {
             return Ok(());
         }
         let seen = match parcel {

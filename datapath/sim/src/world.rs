@@ -96,8 +96,9 @@ impl World {
         for n in 0..self.random.of(1..=8) {
             let listener = self.scenario.listeners[self.random.below(self.scenario.listeners.len())].clone();
             let complete = self.must_be_complete(&listener.chain, listener.wire);
-            let messages = self.random.of(1..=40) as u32;
-            self.clients.push(Client::new(listener.name, listener.wire, messages, complete));
+            let talkative = self.random.chance(15);
+            let messages = if talkative { self.random.of(60..=200) } else { self.random.of(1..=40) };
+            self.clients.push(Client::new(listener.name, listener.wire, messages as u32, talkative, complete));
             let at = self.random.of(0..=800);
             self.plan(at, Event::Act(n as usize));
         }
