@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::check::check;
+use crate::nearest::nearest;
 use crate::object::{Object, ObjectId};
 
 /// The most bytes of one manifest file.
@@ -103,7 +104,10 @@ fn syntax_error(text: &str, document: &str) -> String {
             let line = error.lines().next().unwrap_or_default();
             // The parser's advice is for programmers.
             let line = line.split(", set ").next().unwrap_or_default();
-            line.trim_start_matches("error: ").trim_end_matches(':').to_owned()
+            line.trim_start_matches("error: ")
+                .trim_end_matches(':')
+                .replace("cannot deserialize null into string; use Option<String>", "there is no key before the colon")
+                .replace("expected string scalar", "a key that is no text")
         }
         Ok(_) => "is no YAML".to_owned(),
     }
@@ -202,19 +206,74 @@ fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
     })
 }
 
-/// serde's words, with what to do where that is known.
+/// serde's words in those of manifests, with what to do where that is known.
 fn explain(message: &str) -> String {
     if message.contains("map with a single key") {
         return "needs exactly one key: the protocol".to_owned();
     }
-    let (said, hint) = match message.split_once(", expected struct ") {
-        Some((said, "Cluster")) => (said, "a cluster; the name of a Target goes into destinationRef or clusterRef"),
-        Some((said, "ChainItem")) => (said, "{clusterRef: TARGET} or {cluster: {...}}"),
-        Some((said, "RouteSpec")) => (said, "a route; the name of a Route goes into routeRef"),
-        Some((said, name)) => return format!("{said}, expected a {name}, as a map"),
-        None => return message.to_owned(),
-    };
-    format!("{said}, expected {hint}")
+    if let Some(said) = message.strip_prefix("unknown field ") {
+        return format!("unknown field {said}{}", meant(said));
+    }
+    if let Some(said) = message.strip_prefix("unknown variant ") {
+        return format!("unknown name {said}{}", meant(said));
+    }
+    let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    match wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) {
+        Some((found, "a string")) if found.starts_with(['i', 'f', 'b']) => {
+            format!("is {}, expected a text: put it into quotes", plain_value(found))
+        }
+        Some((found, wanted)) => format!("is {}, expected {}", plain_value(found), plain_type(wanted)),
+        None => message.to_owned(),
+    }
+}
+
+/// The question whether one of the names was meant: of "`prot`, expected one of `port`, `address`".
+fn meant(said: &str) -> String {
+    let mut names = said.split('`').skip(1).step_by(2);
+    let written = names.next().unwrap_or_default();
+    nearest(written, names).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
+
+/// What was found, of "integer `70000`".
+fn plain_value(found: &str) -> String {
+    let quoted = |kind: &str| found.strip_prefix(kind).map(|value| value.trim_matches(['`', ' ']));
+    match found {
+        "map" => "a map".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "null" | "unit value" => "empty".to_owned(),
+        _ => {
+            if let Some(number) = quoted("integer ").or_else(|| quoted("floating point ")) {
+                format!("the number {number}")
+            } else if let Some(value) = quoted("boolean ") {
+                value.to_owned()
+            } else if let Some(text) = found.strip_prefix("string ") {
+                format!("the text {text}")
+            } else {
+                found.to_owned()
+            }
+        }
+    }
+}
+
+/// What was wanted, of "u16".
+fn plain_type(wanted: &str) -> String {
+    let whole = |max: u64| format!("a whole number from 0 to {max}");
+    match wanted {
+        "u8" => whole(u8::MAX.into()),
+        "u16" => whole(u16::MAX.into()),
+        "u32" => whole(u32::MAX.into()),
+        "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "a string" => "a text".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "struct Cluster" => "a cluster; the name of a Target goes into destinationRef or clusterRef".to_owned(),
+        "struct ChainItem" => "{clusterRef: TARGET} or {cluster: {...}}".to_owned(),
+        "struct RouteSpec" => "a route; the name of a Route goes into routeRef".to_owned(),
+        _ => match wanted.strip_prefix("struct ") {
+            Some(name) => format!("a {name}, as a map"),
+            None => wanted.to_owned(),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +305,12 @@ spec: {cluster: {spec: {Echo: {}}}}
     fn a_syntax_error_names_its_line_in_the_file() {
         let fault = &faults(&format!("{TARGET}---\napiVersion: v1\nkind: [\n"))[0];
         assert!(fault.starts_with("document 2: ") && fault.contains("line 8"), "{fault}");
+    }
+
+    #[test]
+    fn a_syntax_error_does_not_speak_of_types() {
+        let fault = &faults("kind: x\n: y\n")[0];
+        assert!(fault.contains("there is no key before the colon"), "{fault}");
     }
 
     #[test]
@@ -282,6 +347,30 @@ spec: {cluster: {spec: {Echo: {}}}}
         ] {
             let fault = &faults(&service(rules))[0];
             assert!(fault.contains(&format!("spec.listener.{path}: ")) && fault.contains(hint), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_explained_in_the_words_of_manifests() {
+        let port = "is the number 70000, expected a whole number from 0 to 65535";
+        for (metadata, listener, expected) in [
+            ("name: v", "spec: {UDP: {port: 70000}}", format!("spec.listener.spec.UDP.port: {port}")),
+            ("name: v", "spec: {UDP: {prot: 1}}", "`connect`, `gro`; did you mean `port`?".to_owned()),
+            ("name: v", "spec: {UPD: {port: 1}}", "`UnixDomainSocket`; did you mean `UDP`?".to_owned()),
+            ("name: v", "spec: {UDP: {port: 'x'}}", "is the text \"x\", expected a whole number".to_owned()),
+            ("name: v", "spec: {UDP: {port: 1}}, rules: {}", "rules: is a map, expected a list".to_owned()),
+            (
+                "name: v, labels: {a: 1}",
+                "spec: {UDP: {port: 1}}",
+                "is the number 1, expected a text: put it into quotes".to_owned(),
+            ),
+            ("name: v", "spec: {UDP: {port: 1}}, rules: [x]", "is the text \"x\", expected a ".to_owned()),
+        ] {
+            let fault = &faults(&format!(
+                "{{apiVersion: l7mp.io/v1, kind: VirtualService, metadata: {{{metadata}}}, \
+                 spec: {{selector: {{}}, listener: {{{listener}}}}}}}"
+            ))[0];
+            assert!(fault.contains(&expected), "{fault}");
         }
     }
 

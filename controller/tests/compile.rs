@@ -94,7 +94,7 @@ fn an_object_that_is_wrong_by_itself_is_reported_with_document_and_path() {
         (service("spec: {UDP: {prt: 1}}"), "spec.listener.spec.UDP.prt", "unknown field `prt`"),
         (service("spec: {UDP: {port: 70000}}"), "spec.listener.spec.UDP.port", "70000"),
         (service("spec: {UDP: {port: 1}, TCP: {port: 1}}"), "spec.listener.spec", "exactly one key"),
-        (service("spec: {SCTP: {port: 1}}"), "spec.listener.spec", "unknown variant"),
+        (service("spec: {SCTP: {port: 1}}"), "spec.listener.spec", "unknown name"),
         (service("spec: {UDP: {port: 1, address: here}}"), "spec.listener.spec.UDP.address", "IP address"),
         (service("spec: {UDP: {port: 1}}, options: {idleTimeout: 5 parsecs}"), "spec.listener.options.idleTimeout", "5 parsecs"),
         (

@@ -72,7 +72,7 @@ fn faults_name_file_document_object_and_path() {
     let directory = Directory::open(root.path()).unwrap();
     let faults: Vec<String> = directory.faults().collect();
     assert!(
-        faults[0].starts_with("a.yaml: document 2: Target default/b: spec.cluster.spec: unknown variant `Ecco`"),
+        faults[0].starts_with("a.yaml: document 2: Target default/b: spec.cluster.spec: unknown name `Ecco`"),
         "{faults:?}"
     );
     assert!(faults[1].starts_with("bytes.yaml: "), "{faults:?}");
