@@ -43,7 +43,7 @@ pub struct Args {
     /// Admin socket of the proxy [default: /run/l7mp/admin.sock as root, else $XDG_RUNTIME_DIR/l7mp/admin.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// How to print what comes back
+    /// How to print what comes back; json and yaml print what goes wrong on stdout as well: {"errors": [...]}
     #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: Format,
     /// What to do

@@ -1,7 +1,9 @@
 //! Requests over the admin socket, each on a connection of its own: a restarted proxy is met at once.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -18,6 +20,10 @@ use crate::error::Error;
 
 /// How long a request may take: a bind is tried for 2 s, a worker may take 5 s to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a socket may be missing before the first request: the proxy may just have been started.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked for.
+const START_LOOK: Duration = Duration::from_millis(20);
 /// The most bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Characters of an unexpected answer that are shown.
@@ -30,6 +36,8 @@ pub struct Client {
     runtime: Runtime,
     path: PathBuf,
     patience: Duration,
+    /// Whether the proxy was there: then nobody waits for it to start.
+    reached: Cell<bool>,
 }
 
 impl Client {
@@ -41,7 +49,7 @@ impl Client {
     pub fn new(path: PathBuf) -> Result<Client, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| Error::Unreachable { path: path.clone(), source })?;
-        Ok(Client { runtime, path, patience: PATIENCE })
+        Ok(Client { runtime, path, patience: PATIENCE, reached: Cell::new(false) })
     }
 
     /// The same, for someone who waits.
@@ -137,8 +145,9 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
-        let stream = UnixStream::connect(&self.path).await;
+        let stream = self.connect().await;
         let stream = stream.map_err(|source| Error::Unreachable { path: self.path.clone(), source })?;
+        self.reached.set(true);
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
         // Its error reaches the request as well.
@@ -148,6 +157,22 @@ impl Client {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         driver.abort();
         Ok((status, body.map_err(|error| self.broken(error))?.to_bytes()))
+    }
+
+    async fn connect(&self) -> std::io::Result<UnixStream> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+                        && !self.reached.get()
+                        && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(START_LOOK).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     fn broken(&self, error: impl ToString) -> Error {

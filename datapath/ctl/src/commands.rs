@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::cli::{Args, Command, Deletable, Format, Kind};
 use crate::client::{Client, escaped};
 use crate::error::Error;
+use crate::table::counted;
 use crate::{output, tables, top};
 
 /// How often `drain --wait` looks.
@@ -25,7 +26,11 @@ const DRAIN_LOOK: Duration = Duration::from_millis(200);
 pub fn run(args: Args, out: &mut impl Write) -> Result<(), Error> {
     let format = args.output;
     if let Command::Validate { file } = &args.command {
-        return validate(file, out);
+        return validate(file, format, out);
+    }
+    if matches!(args.command, Command::Top { .. }) && format != Format::Table {
+        let advice = "take l7mpctl get -o, or /metrics of the proxy";
+        return Err(Error::Usage(format!("top prints text and takes no --output; for a program, {advice}")));
     }
     let client = Client::new(args.socket.unwrap_or_else(l7mp_api::socket::default_path))?;
     match args.command {
@@ -33,13 +38,27 @@ pub fn run(args: Args, out: &mut impl Write) -> Result<(), Error> {
         Command::Get { kind, name, listener } => get(&client, kind, name.as_deref(), listener.as_deref(), format, out),
         Command::Delete { kind: Deletable::Session, name } => {
             client.delete(&format!("/api/v1/sessions/{}", escaped(&name)))?;
-            Ok(writeln!(out, "deleted session {name}")?)
+            output::print(out, format, &Deleted { deleted: &name }, |_| format!("deleted session {name}\n"))
         }
         Command::Drain { wait } => drain(&client, wait, format, out),
         Command::Validate { .. } => Ok(()),
         Command::Top { once } if once || !std::io::stdout().is_terminal() => top::once(&client, out),
         Command::Top { .. } => top::live(&client),
     }
+}
+
+/// A session that was deleted, for programs.
+#[derive(serde::Serialize)]
+struct Deleted<'a> {
+    deleted: &'a str,
+}
+
+/// What a document that is in order holds, for programs.
+#[derive(serde::Serialize)]
+struct Validated {
+    listeners: usize,
+    clusters: usize,
+    warnings: Vec<Problem>,
 }
 
 fn apply(
@@ -52,7 +71,9 @@ fn apply(
 ) -> Result<(), Error> {
     let uri = if dry_run { "/api/v1/config?dry_run=true" } else { "/api/v1/config" };
     let applied: Applied = client.put(uri, read(file)?, if_version)?;
-    warn(&applied.warnings);
+    if format == Format::Table {
+        warn(&applied.warnings);
+    }
     output::print(out, format, &applied, |applied| {
         let what = match (dry_run, applied.changed) {
             (false, true) => "adopted",
@@ -123,14 +144,21 @@ fn sessions(client: &Client, listener: Option<&str>) -> Result<Vec<Session>, Err
         sessions.extend(page.sessions);
         match page.cursor {
             Some(next) => cursor = format!("&cursor={}", escaped(&next)),
-            None => return Ok(sessions),
+            None => break,
         }
     }
+    // A listener without sessions, or none? One that was removed may have sessions still.
+    if let (Some(name), true) = (listener, sessions.is_empty()) {
+        let _: Value = client.get(&format!("/api/v1/listeners/{}", escaped(name)))?;
+    }
+    Ok(sessions)
 }
 
 fn drain(client: &Client, wait: bool, format: Format, out: &mut impl Write) -> Result<(), Error> {
     let draining: Draining = client.post("/api/v1/drain")?;
-    output::print(out, format, &draining, |draining| format!("draining, {} sessions live\n", draining.sessions))?;
+    output::print(out, format, &draining, |draining| {
+        format!("draining, {} live\n", counted(draining.sessions, "session"))
+    })?;
     if !wait {
         return Ok(());
     }
@@ -151,11 +179,17 @@ fn drain(client: &Client, wait: bool, format: Format, out: &mut impl Write) -> R
 }
 
 /// Offline: what a proxy would say of the document before it binds anything.
-fn validate(file: &Path, out: &mut impl Write) -> Result<(), Error> {
+fn validate(file: &Path, format: Format, out: &mut impl Write) -> Result<(), Error> {
     let config = Config::read(&read(file)?).map_err(Error::Problems)?;
-    warn(&config.warnings());
-    let counts = format!("{} listeners, {} clusters", config.listeners.len(), config.clusters.len());
-    Ok(writeln!(out, "{}: ok ({counts})", file.display())?)
+    let (listeners, clusters) = (config.listeners.len(), config.clusters.len());
+    let validated = Validated { listeners, clusters, warnings: config.warnings() };
+    if format == Format::Table {
+        warn(&validated.warnings);
+    }
+    output::print(out, format, &validated, |_| {
+        let counts = [counted(listeners as u64, "listener"), counted(clusters as u64, "cluster")].join(", ");
+        format!("{}: ok ({counts})\n", file.display())
+    })
 }
 
 fn warn(warnings: &[Problem]) {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use l7mp_api::Problem;
+use l7mp_api::status::Errors;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every reason, as the API itself tells it to a program.
+    pub fn errors(&self) -> Errors {
+        let errors = match self {
+            Error::Problems(problems) => problems.clone(),
+            other => vec![Problem::new("", other.to_string())],
+        };
+        Errors { errors }
+    }
+
     /// One line per reason. Those of a document begin with their path in it.
     pub fn lines(&self) -> Vec<String> {
         match self {

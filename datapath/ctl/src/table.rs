@@ -72,6 +72,11 @@ pub fn short(value: f64) -> String {
     if unit == 0 || value >= 9.95 { format!("{value:.0}{}", UNITS[unit]) } else { format!("{value:.1}{}", UNITS[unit]) }
 }
 
+/// `1 session`, `2 sessions`.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Milliseconds as `85ms`, `12s`, `3m05s`, `2h10m`, `4d03h`.
 pub fn time(millis: u64) -> String {
     let seconds = millis / 1000;

@@ -170,9 +170,13 @@ pub fn session(session: &Session) -> String {
     text
 }
 
-/// The cluster, or the protocol of one without a name.
+/// The cluster, or the protocol of one without a name; a session that is not open has neither yet.
 fn stage_name(stage: &Stage) -> String {
-    if stage.cluster.is_empty() { format!("({})", stage.protocol) } else { stage.cluster.clone() }
+    match (stage.cluster.as_str(), stage.protocol.as_str()) {
+        ("", "") => "-".to_owned(),
+        ("", protocol) => format!("({protocol})"),
+        (cluster, _) => cluster.to_owned(),
+    }
 }
 
 /// An enum as JSON spells it.

@@ -300,7 +300,7 @@ fn draining_returns_once_it_has_begun_or_when_it_is_over() {
 #[test]
 fn a_document_is_validated_without_a_proxy() {
     let ran = ctl(&["validate", "-"], "clusters: [{name: echo, spec: {Echo: }}]");
-    assert_eq!(ran, ok("-: ok (0 listeners, 1 clusters)\n"));
+    assert_eq!(ran, ok("-: ok (0 listeners, 1 cluster)\n"));
     let ran = ctl(&["validate", "-"], "listeners: [{name: in, spec: {UDP: {prot: 9001}}, rules: all}]");
     let errors = "listeners[0].spec.UDP.port: missing\n\
         listeners[0].spec.UDP.prot: unknown field; did you mean \"port\"?\n\
@@ -309,12 +309,77 @@ fn a_document_is_validated_without_a_proxy() {
     let lossy = "{listeners: [{name: in, spec: {UDP: {port: 1}}, rules: [{action: {route: {destination: t}}}]}], \
         clusters: [{name: t, spec: {TCP: {port: 2}}, endpoints: [{spec: {address: 10.0.0.1}}]}]}";
     let ran = ctl(&["validate", "-"], lossy);
-    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "-: ok (1 listeners, 1 clusters)\n"));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "-: ok (1 listener, 1 cluster)\n"));
     assert!(ran.err.starts_with("warning: ") && ran.err.lines().count() == 1, "{ran:?}");
     let ran = ctl(&["validate", "/nonexistent.yaml"], "");
     assert_eq!(ran, failed("l7mpctl: cannot read /nonexistent.yaml: No such file or directory (os error 2)\n"));
     let ran = ctl(&["validate", "-"], &" ".repeat((8 << 20) + 1));
     assert_eq!(ran, failed("l7mpctl: - is longer than 8388608 bytes, the limit of a document\n"));
+}
+
+fn json(ran: &Ran) -> serde_json::Value {
+    assert_eq!(ran.err, "", "{ran:?}");
+    serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+}
+
+#[test]
+fn programs_read_what_went_wrong_on_standard_output() {
+    let refusal = r#"{"errors":[{"path":"listeners[0].rules","message":"no rule list \"x\""}]}"#;
+    let fake = Fake::always(422, refusal);
+    for arguments in [
+        &["apply", "-", "-o", "json"][..],
+        &["delete", "session", "x", "-o", "json"],
+        &["get", "cluster", "x", "-o", "json"],
+    ] {
+        let ran = fake.run(arguments);
+        assert_eq!(ran.code, Some(1));
+        assert_eq!(json(&ran), serde_json::from_str::<serde_json::Value>(refusal).unwrap(), "{arguments:?}");
+    }
+    let ran = ctl(&["validate", "-", "-o", "json"], "clusters: [{name: echo}]");
+    assert_eq!((ran.code, &json(&ran)["errors"][0]["path"]), (Some(1), &"clusters[0].spec".into()));
+    let ran = ctl(&["validate", "/nonexistent.yaml", "-o", "json"], "");
+    assert_eq!((ran.code, &json(&ran)["errors"][0]["path"]), (Some(1), &"".into()));
+    let ran = ctl(&["validate", "-", "-o", "json"], "clusters: [{name: echo, spec: {Echo: }}]");
+    assert_eq!(json(&ran), serde_json::json!({"listeners": 0, "clusters": 1, "warnings": []}));
+    let fake = Fake::always(204, "");
+    assert_eq!(json(&fake.run(&["delete", "session", "x", "-o", "json"])), serde_json::json!({"deleted": "x"}));
+    let ran = fake.run(&["top", "--once", "-o", "yaml"]);
+    assert!(ran.code == Some(1) && ran.out.contains("takes no --output"), "{ran:?}");
+    assert_eq!(fake.lines().len(), 1);
+}
+
+#[test]
+fn sessions_of_a_listener_that_is_not_there_are_an_error() {
+    let fake = Fake::new(|_, line| match line.contains("/listeners/") {
+        true => (404, r#"{"errors":[{"path":"","message":"no listener \"nope\""}]}"#.to_owned()),
+        false => (200, r#"{"sessions":[]}"#.to_owned()),
+    });
+    assert_eq!(fake.run(&["get", "sessions", "--listener", "nope"]), failed("no listener \"nope\"\n"));
+}
+
+#[test]
+fn a_session_that_is_not_open_has_no_destination() {
+    let session = r#"{"name":"s","listener":"l","worker":0,"status":"INIT","age_ms":1,"idle_ms":1,"metadata":{},
+        "source":{"protocol":"UDP","endpoint":"e","status":"READY"},"destination":{"protocol":"","status":"INIT"}}"#;
+    let fake = Fake::always(200, &format!("{{\"sessions\":[{session}]}}"));
+    let ran = fake.run(&["get", "sessions"]);
+    assert_eq!(words(ran.out.lines().nth(1).unwrap_or_default())[..4], ["s", "l", "INIT", "-"], "{ran:?}");
+}
+
+#[test]
+fn a_proxy_that_is_just_starting_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let path = socket.clone();
+    let proxy = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (mut stream, _) = UnixListener::bind(path).unwrap().accept().unwrap();
+        read(&stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 x\r\nContent-Length: 14\r\n\r\n{\"sessions\":1}").unwrap();
+    });
+    let ran = ctl(&["--socket", socket.to_str().unwrap(), "drain"], "");
+    assert_eq!(ran, ok("draining, 1 session live\n"));
+    proxy.join().unwrap();
 }
 
 /// Metrics of a proxy that has carried so many messages.

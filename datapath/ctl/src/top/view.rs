@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::Look;
-use crate::table::{Table, short, time};
+use crate::table::{Table, counted, short, time};
 use crate::tables;
 
 /// What is shown.
@@ -61,12 +61,12 @@ fn title(now: &Look) -> String {
     let info = &now.info;
     let draining = if info.draining { ", draining" } else { "" };
     format!(
-        "l7mp-proxy {}, pid {}, up {}, configuration {}, {} workers{draining}",
+        "l7mp-proxy {}, pid {}, up {}, configuration {}, {}{draining}",
         info.version,
         info.pid,
         time(info.uptime_seconds * 1000),
         info.config_version,
-        info.workers
+        counted(info.workers as u64, "worker")
     )
 }
 
