@@ -15,7 +15,8 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT  drain: no new sessions; exit 0 when none is left or after --drain-timeout; a second one ends it at once
-  SIGHUP           read --config again; a bad file is reported and changes nothing";
+  SIGHUP           read --config again; a bad file is reported and changes nothing;
+                   refused once another document was put through the admin API";
 
 /// The l7mp datapath: carries UDP, WebSocket, TCP and Unix-socket sessions message by message through chains of
 /// clusters, on io_uring, one worker thread per core.
@@ -34,7 +35,7 @@ pub struct Args {
     /// Worker threads [default: as many as the affinity mask and the cgroup's CPU quota allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// Pin the workers to these cores, in order: 0,2,4-7
+    /// Pin the workers to these cores, in order: 0,2,4-7; with fewer cores than --workers, several workers are pinned to one core
     #[arg(long, value_name = "LIST", value_parser = cores)]
     pub cores: Option<Cores>,
     /// Address of listeners that name none [default: [::], or 0.0.0.0 where there is no IPv6]
@@ -61,15 +62,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     l7mp_api::duration::parse(text).map_err(|error| error.to_string())
 }
 
+const BUSY_POLL_ERROR: &str = "neither always nor a duration: write milliseconds as a number, or 50us, 1ms, 1s, 2m, 1h";
+
 fn busy_poll(text: &str) -> Result<BusyPoll, String> {
     if text == "always" {
         return Ok(BusyPoll::Always);
     }
     if let Some(micros) = text.strip_suffix("us") {
-        let micros = micros.parse().map_err(|_| format!("{text:?} is not a duration such as 50us"))?;
+        let micros = micros.parse().map_err(|_| BUSY_POLL_ERROR)?;
         return Ok(BusyPoll::For(Duration::from_micros(micros)));
     }
-    Ok(BusyPoll::For(duration(text)?))
+    Ok(BusyPoll::For(l7mp_api::duration::parse(text).map_err(|_| BUSY_POLL_ERROR)?))
 }
 
 fn cores(text: &str) -> Result<Cores, String> {
