@@ -7,12 +7,20 @@ mod deny;
 mod style;
 mod suite;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum as _;
+
+use crate::process::{POLL, Process, Program};
+use crate::testbed::network::Subnet;
+use crate::testbed::{Binaries, Profile, admin};
+
+/// How long a proxy may take to start with an example, and to end.
+const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -29,7 +37,7 @@ pub enum Step {
     Generated,
     /// Every test of the workspace: unit, table, seeds, engine, end to end
     Test,
-    /// The examples are accepted by the programs that they are for
+    /// The proxy accepts every example, and starts with it
     Examples,
 }
 
@@ -49,7 +57,7 @@ impl Step {
         match self {
             Step::Fmt => cargo(&["fmt", "--all", "--check"]),
             Step::Style => style::check(),
-            Step::Clippy => cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            Step::Clippy => cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
             Step::Deny => deny::check(),
             Step::Generated => generated(),
             Step::Test => suite::run(tally),
@@ -62,7 +70,7 @@ impl Step {
         match self {
             Step::Fmt => "run `cargo fmt --all`",
             Step::Style => "split the file, or move the code to where its kind belongs (CONTRIBUTING.md)",
-            Step::Clippy => "mend what it says; an `#[allow]` needs a reason beside it",
+            Step::Clippy => "mend what it says (`cargo check` mends the lock); an `#[allow]` needs a reason beside it",
             Step::Deny => "look at deny.toml: another crate, or a line there with a reason",
             Step::Generated => "run the generator that is named above, and commit what it writes",
             Step::Test => "the failing test's name is above; `cargo test NAME` runs it alone",
@@ -146,19 +154,60 @@ fn generated() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Shows every proxy document among the examples to the proxy. Manifests are read by the controller's golden tests.
+/// Shows every proxy document among the examples to the proxy, and starts one with it. Manifests are read by the controller's golden tests.
 fn examples() -> Result<Outcome> {
     let mut documents = Vec::new();
     find_documents(&crate::workspace().join("deploy/examples"), &mut documents)?;
     documents.sort();
+    let binaries = Binaries::build(Profile::Debug, std::env::current_exe()?)?;
     for document in &documents {
         println!("l7mp-proxy --check {}", document.display());
-        let mut check = cargo_command(&["run", "--quiet", "-p", "l7mp-proxy", "--", "--check"]);
-        let status = check.arg(document).status().context("cannot run cargo")?;
-        ensure!(status.success(), "{} is refused", document.display());
+        let status = Command::new(&binaries.proxy).arg("--check").arg(document).status();
+        ensure!(status.context("cannot run l7mp-proxy")?.success(), "{} is refused", document.display());
+        println!("l7mp-proxy --config {}", document.display());
+        start(document, &binaries).with_context(|| format!("a proxy cannot start with {}", document.display()))?;
     }
     println!("{} proxy documents", documents.len());
     Ok(Outcome::Passed)
+}
+
+/// Starts a proxy with a document, on an address and with a file system of its own; waits until it is ready, ends it.
+fn start(document: &Path, binaries: &Binaries) -> Result<()> {
+    let directory = tempfile::Builder::new().prefix("l7mp-").tempdir()?;
+    let root = directory.path().join("root");
+    std::fs::create_dir_all(root.join("tmp"))?;
+    let subnet = Subnet::take()?;
+    let admin_socket = directory.path().join("admin.sock");
+    let bind = subnet.host(1).to_string();
+    let arguments: [&OsStr; 8] = [
+        "--config".as_ref(),
+        document.as_ref(),
+        "--admin-socket".as_ref(),
+        admin_socket.as_ref(),
+        "--unix-root".as_ref(),
+        root.as_ref(),
+        "--bind".as_ref(),
+        bind.as_ref(),
+    ];
+    let program = Program {
+        name: "l7mp-proxy".to_owned(),
+        path: binaries.proxy.clone(),
+        arguments: arguments.map(OsStr::to_owned).into(),
+        directory: directory.path().to_owned(),
+        environment: Vec::new(),
+        log: directory.path().join("proxy.log"),
+    };
+    let mut proxy = Process::new(program, binaries.tool.clone());
+    proxy.start()?;
+    let deadline = Instant::now() + START_PATIENCE;
+    while !admin::get(&admin_socket, "/readyz").is_ok_and(|answer| answer.status == 200) {
+        proxy.check()?;
+        ensure!(Instant::now() < deadline, "not ready after {START_PATIENCE:?}:\n{}", proxy.log_tail(20));
+        std::thread::sleep(POLL);
+    }
+    let status = proxy.stop(START_PATIENCE)?;
+    ensure!(status.is_some_and(|status| status.success()), "it did not end well:\n{}", proxy.log_tail(20));
+    Ok(())
 }
 
 /// Files that are configuration documents: JSON, or YAML that is no Kubernetes manifest and no Helm template.

@@ -25,7 +25,7 @@ pub struct Options {
     #[arg(long)]
     once: bool,
     /// UDP port of the gateway, on 127.0.0.1
-    #[arg(long, default_value_t = 9001)]
+    #[arg(long, default_value_t = 9001, value_parser = clap::value_parser!(u16).range(1..=65_535))]
     port: u16,
     /// Build without optimisation, which is sooner done
     #[arg(long)]
@@ -38,8 +38,10 @@ pub fn run(options: &Options) -> Result<()> {
     is_free(options.port)?;
     println!("building l7mp-proxy, l7mpctl and l7mp-controller ...");
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
-    let binaries = Binaries::find_or_build(profile, std::env::current_exe()?)?;
+    let binaries = Binaries::find_or_build(profile, std::env::current_exe()?);
+    // Ctrl-C goes to cargo too: then the build has failed, but that is not the news.
     interrupt.check()?;
+    let binaries = binaries?;
     let mut testbed = Testbed::start(
         &binaries,
         testbed::Options {
@@ -59,10 +61,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     explain(&testbed, &binaries, options.port);
     while !interrupt.wait(Duration::from_secs(1)) {
-        if let Err(error) = testbed.check() {
-            eprintln!("{}", testbed.logs(10));
-            return Err(error);
-        }
+        testbed.revive(|news| println!("{news}"))?;
+        std::io::stdout().flush()?;
     }
     println!("\nstopped");
     Ok(())
@@ -106,7 +106,8 @@ fn explain(testbed: &Testbed, binaries: &Binaries, port: u16) {
         println!("    {} --socket {} top", binaries.ctl.display(), pod.admin_socket.display());
     }
     println!("\nThe controller follows the manifests in\n\n    {}", testbed.manifests().display());
-    println!("\nCtrl-C stops everything and leaves nothing behind.");
+    println!("\nKill what you like: a part that ends is started again, as a kubelet would.");
+    println!("Ctrl-C stops everything and leaves nothing behind.");
     let _ = std::io::stdout().flush();
 }
 

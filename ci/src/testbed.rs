@@ -13,7 +13,7 @@ pub mod admin;
 mod binaries;
 pub mod client;
 mod manifests;
-mod network;
+pub(crate) mod network;
 mod pods;
 
 use std::ffi::OsString;
@@ -186,6 +186,23 @@ impl Testbed {
     /// An error with the log of the first part that does not run.
     pub fn check(&mut self) -> Result<()> {
         self.processes().try_for_each(Process::check)
+    }
+
+    /// Starts every part that has ended again, with a line of `news` for each death and each start.
+    ///
+    /// # Errors
+    ///
+    /// When a program cannot be started any more.
+    pub fn revive(&mut self, mut news: impl FnMut(&str)) -> Result<()> {
+        for process in self.processes() {
+            let Some(status) = process.exited()? else { continue };
+            let (name, id) = (process.program().name.clone(), process.id().unwrap_or_default());
+            let log = process.program().log.display().to_string();
+            news(&format!("{name} (pid {id}) ended: {status}; its log: {log}"));
+            process.start()?;
+            news(&format!("{name} is started again (pid {})", process.id().unwrap_or_default()));
+        }
+        Ok(())
     }
 
     /// Waits until every proxy has adopted a configuration with a listener in it; gives up early when `interrupted`

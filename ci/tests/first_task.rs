@@ -54,6 +54,13 @@ fn a_demo_whose_port_is_taken_says_so_before_it_builds_anything() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("take another --port"));
 }
 
+#[test]
+fn a_demo_on_port_0_is_refused() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_l7mp-ci"));
+    let output = demo.args(["demo", "--once", "--port", "0"]).stdin(Stdio::null()).output().unwrap();
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("1..=65535"), "{output:?}");
+}
+
 /// One `socat - udp4:GATEWAY`, as the page has it.
 struct Socat {
     child: Child,

@@ -127,3 +127,25 @@ fn without_its_controller_the_datapath_goes_on() {
         ask(&testbed, &client, line);
     }
 }
+
+#[test]
+fn every_part_that_is_killed_from_outside_is_told_and_started_again() {
+    let mut testbed = running(Options::default());
+    let worker = testbed.pods_of(Role::Worker).next().unwrap().name.clone();
+    let gateway = testbed.pods_of(Role::Gateway).next().unwrap().name.clone();
+    for part in [Part::Server(&worker), Part::Proxy(&gateway), Part::Controller] {
+        let process = testbed.process(part).unwrap();
+        let name = process.program().name.clone();
+        process.signal(rustix::process::Signal::KILL).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let mut news = Vec::new();
+        while news.is_empty() && Instant::now() < deadline {
+            testbed.revive(|line| news.push(line.to_owned())).unwrap();
+        }
+        let [death, start] = &news[..] else { panic!("{part:?}: {news:?}") };
+        assert!(death.starts_with(&format!("{name} (pid ")) && death.contains("SIGKILL"), "{death}");
+        assert!(start.starts_with(&format!("{name} is started again")), "{start}");
+    }
+    wait_ready(&mut testbed);
+    ask(&testbed, &Client::new(testbed.gateway()).unwrap(), "and on it goes");
+}

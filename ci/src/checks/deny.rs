@@ -16,7 +16,7 @@ pub fn check() -> Result<Outcome> {
         Ok(program) => program,
         Err(error) => return Ok(Outcome::Skipped(format!("cargo-deny {VERSION} cannot be installed: {error:#}"))),
     };
-    let arguments = ["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
+    let arguments = ["--locked", "--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
     println!("cargo deny {}", arguments.join(" "));
     let mut deny = Command::new(program);
     let status = deny.args(arguments).current_dir(crate::workspace()).status().context("cannot run cargo-deny")?;

@@ -37,8 +37,8 @@ impl Tally {
 
 /// Every test of the workspace; goes on after a failure, so that one run shows all of them.
 pub fn run(tally: &mut Tally) -> Result<Outcome> {
-    println!("cargo test --workspace --no-fail-fast");
-    let mut command = cargo_command(&["test", "--workspace", "--no-fail-fast"]);
+    println!("cargo test --locked --workspace --no-fail-fast");
+    let mut command = cargo_command(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let output = BufReader::new(cargo.stdout.take().context("cargo has no stdout")?);
     for line in output.split(b'\n') {

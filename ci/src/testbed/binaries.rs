@@ -41,7 +41,7 @@ impl Binaries {
     /// Builds them. `tool` is the `l7mp-ci` executable: `current_exe` in itself, `CARGO_BIN_EXE_l7mp-ci` in its tests.
     pub fn build(profile: Profile, tool: PathBuf) -> Result<Binaries> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(crate::workspace()).args(["build", "--message-format=json-render-diagnostics"]);
+        cargo.current_dir(crate::workspace()).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
         cargo.args(["-p", "l7mp-proxy", "-p", "l7mpctl", "-p", "l7mp-controller", "--bins"]);
         if profile == Profile::Release {
             cargo.arg("--release");
