@@ -30,6 +30,9 @@ impl Engine {
             StreamKind::UnixSeqpacket => Kind::Seqpacket,
         };
         let mut new = Link::new(link, Phase::Open, kind);
+        if accepted.kind == StreamKind::Tcp {
+            sockets::keep_alive(&accepted.fd);
+        }
         let socket = self.files.adopt(&self.ring, accepted.fd);
         new.target = socket.target();
         new.socket = Some(socket);
@@ -77,8 +80,8 @@ impl Engine {
         sockets::set_buffer_sizes(&fd, self.settings.udp_socket_bytes);
         let gro = gro && sockets::set_gro(&fd).is_ok();
         if let Some(bind) = bind {
-            // Sessions to different endpoints may share a fixed port: the kernel tells them apart by their peers.
-            rustix::net::sockopt::set_socket_reuseaddr(&fd, bind.port() != 0)?;
+            // A fixed port serves one session at a time: two sockets with one port and one peer would get each other's
+            // answers, and nothing in the kernel forbids them once addresses may be reused.
             rustix::net::bind(&fd, &canonical(bind))?;
         }
         rustix::net::connect(&fd, &remote)?;
@@ -95,6 +98,7 @@ impl Engine {
         let remote = canonical(remote);
         let fd = inet_socket(remote, SocketType::STREAM)?;
         rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+        sockets::keep_alive(&fd);
         if let Some(bind) = bind {
             sockets::set_bind_address_no_port(&fd, bind.port() == 0)?;
             rustix::net::sockopt::set_socket_reuseaddr(&fd, bind.port() != 0)?;

@@ -62,6 +62,8 @@ pub struct Engine {
     features: Features,
     waker: Waker,
     wake_armed: bool,
+    /// Completions that are still this turn's.
+    turn_left: usize,
     /// The ring refused an operation; the next `wait` says so.
     fault: Option<io::Error>,
 }
@@ -142,7 +144,10 @@ impl Engine {
         probe::check_operations(ring.features())?;
         let buffers =
             Buffers::new(&ring, counts).map_err(|error| StartError::from_step("registering receive buffers", error))?;
-        let files = Files::new(&ring, settings.registered_files);
+        // Before 6.13 the kernel frees unregistered files in the order of their registration, behind the oldest operation
+        // in flight: a listener's would keep every closed socket open.
+        let registered = if probe::kernel_is_at_least((6, 13)) { settings.registered_files } else { 0 };
+        let files = Files::new(&ring, registered);
         let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
             .map_err(|error| StartError::from_step("eventfd", error.into()))?;
         let features =
@@ -171,6 +176,7 @@ impl Engine {
             features,
             waker: Waker { fd: Arc::new(eventfd) },
             wake_armed: false,
+            turn_left: 0,
             fault: None,
         })
     }
@@ -231,15 +237,19 @@ impl Engine {
                 Timer::Reader(reader) => self.queue_reader(reader),
             }
         }
+        self.turn_left = self.completions.len();
         match self.fault.take() {
             Some(fault) => Err(fault),
             None => Ok(self.now),
         }
     }
 
-    /// The next event of this turn. The worker takes them all before it waits again.
+    /// The next event of this turn. The worker takes them all before it waits again. What is read while it does so
+    /// belongs to the next turn: a sender that is faster than we are must not make a turn without end.
     pub fn next_event(&mut self) -> Option<Event> {
-        while let Some(completion) = self.completions.pop_front() {
+        while self.turn_left > 0 {
+            self.turn_left -= 1;
+            let completion = self.completions.pop_front()?;
             let Some(token) = Token::unpack(completion.user_data) else { continue };
             let event = match token.op {
                 Op::Receive => self.link_received(token, completion),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use l7mp_forwarder::address::UnixName;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
@@ -95,15 +96,24 @@ pub fn bind_tcp(address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
     for _ in 0..count {
         let fd = inet_socket(address, SocketType::STREAM)?;
         rustix::net::sockopt::set_socket_reuseaddr(&fd, true)?;
-        if count > 1 {
-            rustix::net::sockopt::set_socket_reuseport(&fd, true)?;
-        }
+        // Also for one: a wildcard may take the place of a specific address while both are bound.
+        rustix::net::sockopt::set_socket_reuseport(&fd, true)?;
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, BACKLOG)?;
         address = local_addr(&fd)?;
         sockets.push(fd);
     }
     Ok(sockets)
+}
+
+/// Notices a TCP peer that is gone without a word: asked after 60 s of silence, every 10 s, given up after six askings.
+pub(crate) fn keep_alive(fd: impl AsFd) {
+    use rustix::net::sockopt;
+    // A socket without it serves as well; it is only found dead later.
+    let _ = sockopt::set_socket_keepalive(&fd, true);
+    let _ = sockopt::set_tcp_keepidle(&fd, Duration::from_secs(60));
+    let _ = sockopt::set_tcp_keepintvl(&fd, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(&fd, 6);
 }
 
 /// The address that stands for all of ours: `[::]` for both families, `0.0.0.0` where there is no IPv6.
