@@ -189,7 +189,7 @@ impl Admin {
         let control = &*self.control;
         match place {
             Place::Config if request.method() == Method::PUT => {
-                config::put(control, request).await.unwrap_or_else(|refusal| refusal)
+                config::put(&self.control, request).await.unwrap_or_else(|refusal| refusal)
             }
             Place::Config => config::get(control).await,
             Place::Objects(kind, name) => objects::get(control, kind, name.as_deref()).await,

@@ -171,6 +171,10 @@ impl Control {
         let mut warnings = config.warnings();
         let same = state.version > 0 && *state.config == config;
         if same {
+            if !options.dry_run {
+                state.source = options.source;
+                self.publish(&state);
+            }
             return Ok(Applied { version: state.version, changed: false, warnings });
         }
         let forbidden = state.ledger.forbidden(&config);
@@ -179,14 +183,17 @@ impl Control {
         }
         warnings.extend(state.names.learn(&config).await);
         let config = Arc::new(config);
-        self.adopt(&mut state, &config, options.dry_run).await?;
-        if !options.dry_run {
-            state.names.retain(&config);
-            state.config = config;
-            state.source = options.source;
-            state.version += 1;
-            self.publish(&state);
-        }
+        let Some(orders) = self.adopt(&mut state, &config, options.dry_run).await? else {
+            return Ok(Applied { version: state.version, changed: true, warnings });
+        };
+        // The books are made before the workers are told: whatever happens while they are waited for, what they run is
+        // what is said to be adopted.
+        state.names.retain(&config);
+        state.config = config;
+        state.source = options.source;
+        state.version += 1;
+        self.publish(&state);
+        self.hand_out(&state.snapshot, orders).await?;
         Ok(Applied { version: state.version, changed: true, warnings })
     }
 
@@ -203,17 +210,24 @@ impl Control {
             return Ok(());
         }
         let config = Arc::clone(&state.config);
-        let adopted = self.adopt(&mut state, &config, false).await;
-        self.publish(&state);
-        adopted
+        if let Some(orders) = self.adopt(&mut state, &config, false).await? {
+            self.publish(&state);
+            self.hand_out(&state.snapshot, orders).await?;
+        }
+        Ok(())
     }
 
-    /// Compiles a document, binds what it needs, and hands it to the workers.
-    async fn adopt(&self, state: &mut State, config: &Arc<Config>, dry_run: bool) -> Result<(), ApplyError> {
+    /// Compiles a document and binds what it needs. Answers what the workers have to be told; `None` in a dry run.
+    async fn adopt(
+        &self,
+        state: &mut State,
+        config: &Arc<Config>,
+        dry_run: bool,
+    ) -> Result<Option<Vec<Orders>>, ApplyError> {
         let plan = state.ledger.plan(&config.listeners).await.map_err(ApplyError::Problems)?;
         let snapshot = state.compile(config, &plan.listeners, self.workers.len()).map_err(ApplyError::Problems)?;
         if dry_run {
-            return Ok(());
+            return Ok(None);
         }
         let previous = Arc::clone(&state.snapshot);
         let outlives = |id: ListenerId| {
@@ -227,7 +241,7 @@ impl Control {
         state.generation += 1;
         state.snapshot = Arc::clone(&snapshot);
         state.scopes.retain(&snapshot);
-        self.hand_out(&snapshot, orders).await
+        Ok(Some(orders))
     }
 
     /// Tells every worker, and waits until all have adopted.
@@ -250,8 +264,9 @@ impl Control {
     }
 
     /// Closes the sockets of listeners that left the document, once their last session has ended.
-    pub async fn close_orphans(&self) {
-        let mut state = self.state.lock().await;
+    pub fn close_orphans(&self) {
+        // While a document is tried there is time: this is called again soon.
+        let Ok(mut state) = self.state.try_lock() else { return };
         let active: HashMap<String, u64> = state
             .scopes
             .listeners

@@ -2,7 +2,7 @@
 //!
 //! An address that vanishes from its name drains; a failed resolution keeps the last set.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -35,19 +35,16 @@ impl Names {
     /// resolved: its cluster has no endpoint until it can.
     pub async fn learn(&mut self, config: &Config) -> Vec<Problem> {
         let wanted = names_of(config);
-        let mut warnings = Vec::new();
-        for (path, name) in wanted {
-            if self.known.get(&name).is_some_and(|addresses| !addresses.is_empty()) {
-                continue;
-            }
-            let addresses = lookup(&name).await;
-            if addresses.is_err() {
-                warnings.push(Problem::new(path, format!("{name:?} does not resolve yet; it is tried again")));
-            }
-            let resolved = |ip| Resolved { ip, vanished: false };
-            self.known.insert(name, addresses.unwrap_or_default().into_iter().map(resolved).collect());
+        let unknown = |name: &String| self.known.get(name).is_none_or(Vec::is_empty);
+        let unknown: BTreeSet<String> = wanted.iter().map(|(_, name)| name.clone()).filter(unknown).collect();
+        for name in &unknown {
+            self.known.entry(name.clone()).or_default();
         }
-        warnings
+        self.merge(resolve(unknown.into_iter().collect()).await);
+        let unresolved = wanted.into_iter().filter(|(_, name)| self.known.get(name).is_none_or(Vec::is_empty));
+        unresolved
+            .map(|(path, name)| Problem::new(path, format!("{name:?} does not resolve yet; it is tried again")))
+            .collect()
     }
 
     /// Every known name.

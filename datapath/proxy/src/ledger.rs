@@ -58,6 +58,8 @@ pub struct Ledger {
     next: u32,
     workers: usize,
     settings: Settings,
+    /// Where listeners are bound that name no address. Asked once: it is part of their identity.
+    anywhere: IpAddr,
 }
 
 /// What the command line says of listeners.
@@ -92,7 +94,8 @@ pub struct Orders {
 impl Ledger {
     /// No sockets.
     pub fn new(workers: usize, settings: Settings) -> Ledger {
-        Ledger { entries: HashMap::new(), next: 1, workers, settings }
+        let anywhere = settings.bind.unwrap_or_else(|| sockets::any_address(0).ip());
+        Ledger { entries: HashMap::new(), next: 1, workers, settings, anywhere }
     }
 
     /// The Unix paths of a document that it may not have: the admin socket and what lies beside it.
@@ -108,6 +111,7 @@ impl Ledger {
     pub async fn plan(&mut self, listeners: &[Listener]) -> Result<Plan, Vec<Problem>> {
         let mut plan = Plan { listeners: Vec::new(), fresh: HashMap::new(), names: Vec::new(), gone: Vec::new() };
         let mut problems = Vec::new();
+        let deadline = Instant::now() + BIND_PATIENCE;
         for (n, listener) in listeners.iter().enumerate() {
             let identity = self.identity(listener);
             if let Some(entry) = self.entries.get(&identity) {
@@ -115,7 +119,7 @@ impl Ledger {
             } else {
                 let id = ListenerId(self.next);
                 self.next += 1;
-                match self.bind(listener, &identity, id).await {
+                match self.bind(listener, &identity, id, deadline).await {
                     Ok(entry) => {
                         plan.fresh.insert(identity.clone(), entry);
                     }
@@ -173,8 +177,14 @@ impl Ledger {
     }
 
     /// Makes the sockets of a listener: one exclusive bind that proves the address free, then the whole group.
-    async fn bind(&self, listener: &Listener, identity: &Identity, id: ListenerId) -> Result<Entry, String> {
-        let deadline = Instant::now() + BIND_PATIENCE;
+    /// It is tried until the deadline, at least once.
+    async fn bind(
+        &self,
+        listener: &Listener,
+        identity: &Identity,
+        id: ListenerId,
+        deadline: Instant,
+    ) -> Result<Entry, String> {
         loop {
             match self.try_bind(listener, identity, id) {
                 Ok(entry) => return Ok(entry),
@@ -231,10 +241,7 @@ impl Ledger {
     }
 
     fn identity(&self, listener: &Listener) -> Identity {
-        let address = |address: Option<IpAddr>, port: u16| match address.or(self.settings.bind) {
-            Some(ip) => SocketAddr::new(ip, port),
-            None => sockets::any_address(port),
-        };
+        let address = |address: Option<IpAddr>, port: u16| SocketAddr::new(address.unwrap_or(self.anywhere), port);
         let name = |port: u16| (port == 0).then(|| listener.name.clone());
         match &listener.spec {
             ListenerSpec::Udp(udp) => Identity::Udp(address(udp.address, udp.port), name(udp.port)),

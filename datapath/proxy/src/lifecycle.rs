@@ -1,7 +1,7 @@
 //! Start, signals, draining, the end.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -112,16 +112,19 @@ async fn serve(
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload(args.config.as_deref(), control).await,
+            _ = signals.hangup.recv() => drop(tokio::spawn(reload(args.config.clone(), Arc::clone(control)))),
             message = &mut *death => bail!(message.unwrap_or_else(|_| "a worker is gone".to_owned())),
             _ = refresh.tick() => {
-                if let Err(error) = control.refresh_names().await {
-                    warn!("new addresses could not be adopted: {error}");
-                }
+                let control = Arc::clone(control);
+                tokio::spawn(async move {
+                    if let Err(error) = control.refresh_names().await {
+                        warn!("new addresses could not be adopted: {error}");
+                    }
+                });
             }
             _ = look.tick() => control.scopes(|scopes| trouble.look(scopes)),
             _ = housekeeping.tick() => {
-                control.close_orphans().await;
+                control.close_orphans();
                 let wanted = control.adopted().config.admin.log_level.clone();
                 if wanted != level {
                     set_level(wanted.as_deref().unwrap_or("info"));
@@ -158,8 +161,8 @@ async fn drain(control: &Control, timeout: Duration) {
 }
 
 /// SIGHUP: reads `--config` again.
-async fn reload(file: Option<&Path>, control: &Control) {
-    let Some(file) = file else {
+async fn reload(file: Option<PathBuf>, control: Arc<Control>) {
+    let Some(file) = file.as_deref() else {
         warn!("SIGHUP: there is no --config to read again");
         return;
     };
@@ -169,7 +172,7 @@ async fn reload(file: Option<&Path>, control: &Control) {
     }
     match read(file) {
         Ok(config) => {
-            if let Err(error) = apply_file(control, config, file).await {
+            if let Err(error) = apply_file(&control, config, file).await {
                 error!("SIGHUP: nothing has changed: {error:#}");
             }
         }

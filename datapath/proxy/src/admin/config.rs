@@ -1,5 +1,7 @@
 //! `/api/v1/config`: the whole document.
 
+use std::sync::Arc;
+
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, IF_MATCH};
 use hyper::{Request, StatusCode};
@@ -23,7 +25,7 @@ pub(super) async fn get(control: &Control) -> Answer {
 }
 
 /// `PUT[?dry_run=true]`, with `If-Match: "<version>"` only if that is the adopted one.
-pub(super) async fn put(control: &Control, request: Request<Incoming>) -> Result<Answer, Answer> {
+pub(super) async fn put(control: &Arc<Control>, request: Request<Incoming>) -> Result<Answer, Answer> {
     let bad_request = |message| answer::failure(StatusCode::BAD_REQUEST, message);
     let dry_run = dry_run(request.uri().query()).map_err(bad_request)?;
     let if_version = if_match(request.headers()).map_err(bad_request)?;
@@ -31,7 +33,11 @@ pub(super) async fn put(control: &Control, request: Request<Incoming>) -> Result
     let body = body::read(&head.headers, body).await?;
     let config = parse(body).await.map_err(unprocessable)?;
     let options = ApplyOptions { dry_run, if_version, source: ConfigSource::Api };
-    let applied = control.apply(config, options).await.map_err(|error| refusal(error, options))?;
+    // A task of its own: a client that hangs up must not leave a document half adopted.
+    let applier = Arc::clone(control);
+    let applied = tokio::spawn(async move { applier.apply(config, options).await }).await;
+    let ended = |_| answer::failure(StatusCode::SERVICE_UNAVAILABLE, "the proxy is ending".to_owned());
+    let applied = applied.map_err(ended)?.map_err(|error| refusal(error, options))?;
     if applied.changed && !dry_run {
         info!(version = applied.version, warnings = applied.warnings.len(), "adopted a configuration of the admin API");
     }
