@@ -139,8 +139,19 @@ impl Directory {
             return;
         }
         state.stamp = stamp;
-        let before: BTreeSet<ObjectId> = self.world.held_by(&name).cloned().chain(take(&mut state.lost)).collect();
-        let faults = match read_text(path, stamp) {
+        let held: BTreeSet<ObjectId> = self.world.held_by(&name).cloned().collect();
+        let text = read_text(path, stamp);
+        if !held.is_empty() && text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
+            // A shell truncates a file long before the program behind the `>` writes it.
+            let fault = "is empty; its last objects stay in force until it is written or removed".to_owned();
+            if !state.faults.contains(&fault) {
+                tracing::warn!("{name}: {fault}");
+            }
+            state.faults = vec![fault];
+            return;
+        }
+        let before: BTreeSet<ObjectId> = held.into_iter().chain(take(&mut state.lost)).collect();
+        let faults = match text {
             Ok(text) => {
                 let manifest = manifest::read(&text);
                 self.world.reset(&name, manifest.objects);

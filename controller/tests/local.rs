@@ -262,3 +262,22 @@ async fn wrong_arguments_say_what_to_write() {
         assert!(!output.status.success() && stderr.contains(message), "{arguments:?}: {stderr}");
     }
 }
+
+/// `kubectl get -o yaml > file` truncates the file a second before it writes it.
+#[tokio::test]
+async fn a_file_that_is_being_rewritten_keeps_its_objects() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("a.yaml");
+    fs::write(&file, target("a")).unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    let (sender, mut worlds) = watch::channel(Arc::new(directory.world().clone()));
+    let following = tokio::spawn(follow(directory, sender));
+    wait(&mut worlds, &["a"]).await;
+    fs::write(&file, "").unwrap();
+    fs::write(root.path().join("b.yaml"), target("b")).unwrap();
+    wait(&mut worlds, &["a", "b"]).await;
+    fs::write(&file, target("c")).unwrap();
+    wait(&mut worlds, &["b", "c"]).await;
+    drop(worlds);
+    following.abort();
+}

@@ -65,7 +65,7 @@ impl<'w> Build<'w> {
         } else if let Some(route) = &action.route {
             match self.route(&at.join("route"), String::new(), route) {
                 Ok(route) => ActionTarget::Route(Ref::Inline(Box::new(route))),
-                Err(message) => ActionTarget::Refuse(message),
+                Err(message) => ActionTarget::Refuse(reason(&message)),
             }
         } else if let Some(list) = &action.apply {
             let list = ListId { namespace: at.object.namespace.clone(), name: list.clone() };
@@ -102,7 +102,7 @@ impl<'w> Build<'w> {
 
     fn refuse(&mut self, at: &Origin, fault: Fault) -> ActionTarget {
         self.report(at, fault.reason, format!("{}: the rule refuses its sessions", fault.message));
-        ActionTarget::Refuse(fault.message)
+        ActionTarget::Refuse(reason(&fault.message))
     }
 
     /// A jump to a rule list, which will be built.
@@ -159,5 +159,29 @@ impl<'w> Build<'w> {
             }
         }
         false
+    }
+}
+
+/// A message as the reason of a `refuse`, which a document takes only when it is short and on one line: else what is
+/// wrong with one object would take the listeners down that refer to it.
+fn reason(message: &str) -> String {
+    const CHARACTERS_MAX: usize = 300;
+    let line: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match line.char_indices().nth(CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    #[test]
+    fn a_long_fault_of_many_lines_is_a_reason_that_a_document_takes() {
+        let message = "a bad address\n".repeat(1000);
+        let reason = reason(&message);
+        assert!(reason.len() < 400 && !reason.contains('\n') && reason.ends_with("..."), "{reason}");
+        assert_eq!(super::reason("short"), "short");
     }
 }
