@@ -247,7 +247,7 @@ pub struct UdpCluster {
 pub struct Bind {
     /// Source addresses, taken in turn; empty: the kernel's choice.
     pub addresses: Vec<IpAddr>,
-    /// Source port; 0: the kernel's choice.
+    /// Source port; 0: the kernel's choice. A fixed one serves one UDP session at a time and source address.
     pub port: u16,
 }
 

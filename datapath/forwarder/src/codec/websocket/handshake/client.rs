@@ -86,7 +86,7 @@ pub fn request(
     if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\,\"<>".contains(&byte)) {
         return Err(RequestError::Host);
     }
-    if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte)) {
+    if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(RequestError::Path);
     }
     let protocols = offered(protocol)?;
@@ -101,7 +101,7 @@ pub fn request(
         push_header(&mut text, "Sec-WebSocket-Protocol", protocols.join(", "));
     }
     for (name, value) in headers {
-        if token(name.as_bytes()).is_none() || value.chars().any(char::is_control) {
+        if token(name.as_bytes()).is_none() || value.chars().any(|c| c.is_control() && c != '\t') {
             return Err(RequestError::Header { name: name.clone() });
         }
         if !OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
