@@ -53,7 +53,7 @@ impl Step {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    fn run(self, tally: &mut suite::Tally) -> Result<Outcome> {
+    fn run(self, tool: &Path, tally: &mut suite::Tally) -> Result<Outcome> {
         match self {
             Step::Fmt => cargo(&["fmt", "--all", "--check"]),
             Step::Style => style::check(),
@@ -61,7 +61,7 @@ impl Step {
             Step::Deny => deny::check(),
             Step::Generated => generated(),
             Step::Test => suite::run(tally),
-            Step::Examples => examples(),
+            Step::Examples => examples(tool),
         }
     }
 
@@ -82,6 +82,8 @@ impl Step {
 /// Runs the steps, all of them if none is named. An error when one fails.
 pub fn run(steps: &[Step]) -> Result<()> {
     let steps = if steps.is_empty() { Step::value_variants() } else { steps };
+    // Asked now: a step may build this program anew, and then its own name no longer leads to it.
+    let tool = std::env::current_exe()?;
     let start = Instant::now();
     let mut tally = suite::Tally::default();
     let mut lines = Vec::new();
@@ -89,7 +91,7 @@ pub fn run(steps: &[Step]) -> Result<()> {
     for step in steps {
         let (name, start) = (step.name(), Instant::now());
         println!("\n==> {name}");
-        let result = match step.run(&mut tally) {
+        let result = match step.run(&tool, &mut tally) {
             Ok(Outcome::Passed) => "ok".to_owned(),
             Ok(Outcome::Skipped(reason)) if !in_ci => format!("skipped: {reason}"),
             Ok(Outcome::Skipped(reason)) => {
@@ -155,11 +157,11 @@ fn generated() -> Result<Outcome> {
 }
 
 /// Shows every proxy document among the examples to the proxy, and starts one with it. Manifests are read by the controller's golden tests.
-fn examples() -> Result<Outcome> {
+fn examples(tool: &Path) -> Result<Outcome> {
     let mut documents = Vec::new();
     find_documents(&crate::workspace().join("deploy/examples"), &mut documents)?;
     documents.sort();
-    let binaries = Binaries::build(Profile::Debug, std::env::current_exe()?)?;
+    let binaries = Binaries::build(Profile::Debug, tool.to_owned())?;
     for document in &documents {
         println!("l7mp-proxy --check {}", document.display());
         let status = Command::new(&binaries.proxy).arg("--check").arg(document).status();

@@ -3,7 +3,7 @@
 use crate::forwarder::Forwarder;
 use crate::held::Held;
 use crate::ids::{LinkId, SessionIndex};
-use crate::limits::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_MESSAGES_MAX};
+use crate::limits::{HELD_BYTES_TOTAL_MAX, HELD_LOSSLESS_BYTES_MAX, HELD_LOSSLESS_MESSAGES_MAX};
 use crate::links::{Link, NOWHERE, Phase};
 use crate::session::{Session, SessionState};
 
@@ -72,7 +72,7 @@ impl Forwarder {
     }
 
     fn audit_session(&self, index: SessionIndex, session: &Session) -> Result<(), String> {
-        let bounded = |held: &Held| held.len() <= HELD_MESSAGES_MAX && held.bytes() <= HELD_BYTES_MAX;
+        let bounded = |held: &Held| held.len() <= HELD_LOSSLESS_MESSAGES_MAX && held.bytes() <= HELD_LOSSLESS_BYTES_MAX;
         require(session.held.as_deref().is_none_or(bounded), "holds too much")?;
         let flows = session.state == SessionState::Open && session.ready();
         require(!flows || session.held.as_deref().is_none_or(Held::is_empty), "flows, and still holds messages")?;

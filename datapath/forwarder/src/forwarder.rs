@@ -258,9 +258,10 @@ impl Forwarder {
 
     /// Keeps a message until its ring is closed.
     fn hold(&mut self, session: SessionIndex, message: HeldMessage) -> Verdict {
+        let lossy = self.links.get(message.from).is_none_or(|link| link.lossy);
         let Some(session) = self.sessions.get_mut(session.0 as usize) else { return self.dropped(DropReason::Closed) };
         let held = session.held.get_or_insert_with(|| Box::new(Held::default()));
-        match held.push(message, &mut self.held_total) {
+        match held.push(message, lossy, &mut self.held_total) {
             Ok(()) => {
                 self.counters.held.add(1);
                 Verdict::Kept

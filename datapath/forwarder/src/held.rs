@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use crate::codec::MessageType;
 use crate::ids::LinkId;
-use crate::limits::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_MESSAGES_MAX};
+use crate::limits::{
+    HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_LOSSLESS_BYTES_MAX, HELD_LOSSLESS_MESSAGES_MAX, HELD_MESSAGES_MAX,
+};
 
 /// A message that waits, and the link it came from.
 #[derive(Debug)]
@@ -36,11 +38,16 @@ impl HeldTotal {
 }
 
 impl Held {
-    /// Holds a message, or gives it back when there is no room.
-    pub fn push(&mut self, message: HeldMessage, total: &mut HeldTotal) -> Result<(), HeldMessage> {
+    /// Holds a message, or gives it back when there is no room. There is more of it for a source that is not `lossy`:
+    /// it is paused, and what it had sent before must not get lost.
+    pub fn push(&mut self, message: HeldMessage, lossy: bool, total: &mut HeldTotal) -> Result<(), HeldMessage> {
         let bytes = message.payload.len();
-        if self.messages.len() >= HELD_MESSAGES_MAX
-            || self.bytes + bytes > HELD_BYTES_MAX
+        let (messages_max, bytes_max) = match lossy {
+            true => (HELD_MESSAGES_MAX, HELD_BYTES_MAX),
+            false => (HELD_LOSSLESS_MESSAGES_MAX, HELD_LOSSLESS_BYTES_MAX),
+        };
+        if self.messages.len() >= messages_max
+            || self.bytes + bytes > bytes_max
             || total.0 + bytes > HELD_BYTES_TOTAL_MAX
         {
             return Err(message);
@@ -87,9 +94,9 @@ mod tests {
     fn holds_in_order_up_to_its_bounds() {
         let (mut held, mut total) = (Held::default(), HeldTotal::default());
         for n in 0..HELD_MESSAGES_MAX {
-            assert!(held.push(message(n), &mut total).is_ok());
+            assert!(held.push(message(n), true, &mut total).is_ok());
         }
-        assert!(held.push(message(0), &mut total).is_err());
+        assert!(held.push(message(0), true, &mut total).is_err());
         for n in 0..HELD_MESSAGES_MAX {
             assert_eq!(held.pop(&mut total).map(|m| m.payload.len()), Some(n));
         }
@@ -100,7 +107,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_per_session() {
         let (mut held, mut total) = (Held::default(), HeldTotal::default());
-        assert!(held.push(message(HELD_BYTES_MAX), &mut total).is_ok());
-        assert!(held.push(message(1), &mut total).is_err());
+        assert!(held.push(message(HELD_BYTES_MAX), true, &mut total).is_ok());
+        assert!(held.push(message(1), true, &mut total).is_err());
     }
 }

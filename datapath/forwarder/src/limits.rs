@@ -25,6 +25,11 @@ pub const CONTROL_BYTES_MAX: usize = 125;
 pub const HELD_MESSAGES_MAX: usize = 64;
 /// Bytes that a session holds while its ring is open.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
+/// Messages that a session holds of a source that loses none. It is paused with the first of them: these are what was
+/// read by then, a few turns' reads of small messages at the worst.
+pub const HELD_LOSSLESS_MESSAGES_MAX: usize = 64 * 1024;
+/// Their bytes.
+pub const HELD_LOSSLESS_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that all sessions of a worker hold together.
 pub const HELD_BYTES_TOTAL_MAX: usize = 64 * 1024 * 1024;
 
@@ -65,7 +70,8 @@ pub const MAGLEV_SLOTS_DEFAULT: u32 = 65_537;
 
 const _: () = assert!(MESSAGE_BYTES_MAX > UDP_PAYLOAD_BYTES_MAX);
 const _: () = assert!(HELD_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX);
-const _: () = assert!(HELD_BYTES_TOTAL_MAX >= 16 * HELD_BYTES_MAX);
+const _: () = assert!(HELD_LOSSLESS_BYTES_MAX >= 2 * HELD_BYTES_MAX);
+const _: () = assert!(HELD_BYTES_TOTAL_MAX >= 16 * HELD_LOSSLESS_BYTES_MAX);
 const _: () = assert!(OUTBOX_LOW_BYTES < OUTBOX_HIGH_BYTES);
 const _: () = assert!(OUTBOX_HIGH_BYTES >= 2 * MESSAGE_BYTES_MAX);
 const _: () = assert!(STAGES_MAX >= 3);

@@ -138,6 +138,21 @@ fn an_end_waits_for_the_stage_that_is_reopened() {
     bench.is_empty();
 }
 
+/// Only 64 of the lines that one read held were kept for the stage that was reopened.
+#[test]
+fn lines_that_were_read_while_a_stage_is_reopened_are_all_kept() {
+    let mut bench = Bench::new(&document(TCP, ALWAYS));
+    let client = bench.accept("lines").unwrap();
+    let first = bench.open();
+    bench.broken(first);
+    let lines: Vec<u8> = (0..1000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    bench.bytes(client, &lines);
+    let second = bench.open();
+    let text: String = (0..1000).map(|n| n.to_string()).collect();
+    assert_eq!(bench.text(second), text);
+    assert_eq!(bench.dropped(DropReason::HeldFull), 0);
+}
+
 #[test]
 fn a_stage_that_ends_unasked_is_reopened_or_ends_the_session() {
     for (route, reopened) in [(ALWAYS, true), ("destination: c", false)] {
