@@ -1,9 +1,11 @@
 //! Whether everything fits together: for the simulator and for tests, which look after every event.
 
 use crate::forwarder::Forwarder;
-use crate::held::Held;
+use crate::held::{Held, HeldMessage};
 use crate::ids::{LinkId, SessionIndex};
-use crate::limits::{HELD_BYTES_TOTAL_MAX, HELD_LOSSLESS_BYTES_MAX, HELD_LOSSLESS_MESSAGES_MAX};
+use crate::limits::{
+    HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_LOSSLESS_BYTES_MAX, HELD_LOSSLESS_MESSAGES_MAX, HELD_MESSAGES_MAX,
+};
 use crate::links::{Link, NOWHERE, Phase};
 use crate::session::{Session, SessionState};
 
@@ -74,6 +76,11 @@ impl Forwarder {
     fn audit_session(&self, index: SessionIndex, session: &Session) -> Result<(), String> {
         let bounded = |held: &Held| held.len() <= HELD_LOSSLESS_MESSAGES_MAX && held.bytes() <= HELD_LOSSLESS_BYTES_MAX;
         require(session.held.as_deref().is_none_or(bounded), "holds too much")?;
+        let is_lossy = |message: &&HeldMessage| self.links.get(message.from).is_some_and(|link| link.lossy);
+        let lossy = || session.held.iter().flat_map(|held| held.iter()).filter(is_lossy);
+        let bytes: usize = lossy().map(|message| message.payload.len()).sum();
+        let bounded = lossy().count() <= HELD_MESSAGES_MAX && bytes <= HELD_BYTES_MAX;
+        require(bounded, "holds too much of sources that may lose messages")?;
         let flows = session.state == SessionState::Open && session.ready();
         require(!flows || session.held.as_deref().is_none_or(Held::is_empty), "flows, and still holds messages")?;
         let due = session.next_deadline(self.last_seen(index)).is_some();

@@ -66,6 +66,11 @@ impl Held {
         Some(message)
     }
 
+    /// All that wait, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &HeldMessage> {
+        self.messages.iter()
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.messages.len()
