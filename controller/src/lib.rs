@@ -1,28 +1,17 @@
-//! Compiles l7mp resources for each proxy, and pushes the result to its admin socket.
+//! The controller's programs: `local` keeps the proxies of one machine at a directory of manifests,
+//! `operator` keeps the proxies of a cluster at its custom resources.
 //!
 //! ```text
-//! directory -> manifest -> World -> compile(world, pod) -> Config -> Unix admin socket
-//!   local.rs   manifest.rs world.rs compile.rs                       push.rs
+//! directory  -> manifest -> World -> compile(world, pod) -> Config -> Unix admin socket        local.rs, push.rs
+//! Kubernetes -> watches  -> Fleet -> compile(world, pod) -> Config -> stream to each agent     operator.rs
+//!                                                       -> status of every object
 //! ```
 //!
-//! Everything left of the socket is pure: [`world::World`] is an index of objects that is told what
-//! changed, and [`compile::compile`] turns it into one proxy's whole configuration, what there is to say
-//! about every object that could not be used as written, and a map from the document's paths back to the
-//! objects they came from. With that map an error that the proxy reports is laid to an object, and that
-//! object alone is held back.
+//! What is compiled, and which proxy needs it, is decided in `l7mp-compiler` and `l7mp-fleet`, which know
+//! neither sockets nor clocks; here is what reads, watches, serves and writes.
 
 #![forbid(unsafe_code)]
 
-pub mod admin;
-pub mod check;
-pub mod compile;
-pub mod held;
 pub mod local;
-pub mod manifest;
-mod nearest;
-pub mod object;
 pub mod push;
-pub mod reference;
-pub mod selector;
 pub mod watch;
-pub mod world;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::manifest::{self, FILE_BYTES_MAX};
-use crate::object::ObjectId;
 use crate::watch::DirWatch;
-use crate::world::World;
+use l7mp_compiler::manifest::{self, FILE_BYTES_MAX};
+use l7mp_compiler::object::ObjectId;
+use l7mp_compiler::world::World;
 
 /// How long changes are collected before they are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use l7mp_controller::admin::AdminSocket;
-use l7mp_controller::compile::{HeldBack, compile};
+use l7mp_admin::AdminSocket;
+use l7mp_compiler::compile::{HeldBack, compile};
+use l7mp_compiler::object::PodName;
 use l7mp_controller::local::{self, Directory};
-use l7mp_controller::object::PodName;
 use l7mp_controller::push::{Pusher, Timing};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ Examples, in a checkout of the repository:
 
       mkdir -p /tmp/l7mp/manifests
       cp deploy/examples/first-task/*.yaml /tmp/l7mp/manifests
-      cp controller/tests/golden/first-task/pods.yaml /tmp/l7mp/manifests
+      cp controller/compiler/tests/golden/first-task/pods.yaml /tmp/l7mp/manifests
 
   What the gateway would be told, without any proxy:
 

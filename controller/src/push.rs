@@ -14,11 +14,11 @@ use l7mp_api::{Config, Problem};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::admin::{AdminError, AdminSocket};
-use crate::compile::{Compiled, HeldBack, Report, UnknownPod, compile};
-use crate::held::{Pauses, Quarantine};
-use crate::object::{ObjectId, PodName};
-use crate::world::World;
+use l7mp_admin::{AdminError, AdminSocket};
+use l7mp_compiler::compile::{Compiled, HeldBack, Report, UnknownPod, compile};
+use l7mp_compiler::held::{Pauses, Quarantine};
+use l7mp_compiler::object::{ObjectId, PodName};
+use l7mp_compiler::world::World;
 
 /// How many changed objects a line of log names.
 const NAMED_MAX: usize = 3;

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use l7mp_compiler::world::World;
 use l7mp_controller::local::{Directory, follow};
-use l7mp_controller::world::World;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -236,7 +236,7 @@ fn the_help_names_commands_that_run_as_they_stand() {
 
 #[tokio::test]
 async fn compile_prints_the_document_and_exits_1_when_an_object_was_reported() {
-    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/breadth");
+    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/compiler/tests/golden/breadth");
     let child = controller(&["compile", "--manifests", manifests, "--proxy", "games/gateway"]);
     let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -1,5 +1,7 @@
 //! A proxy's admin socket: HTTP/1.1 with JSON over a Unix socket.
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

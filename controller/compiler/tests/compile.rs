@@ -2,10 +2,10 @@
 //! keep away.
 
 use l7mp_api::config::{ActionTarget, Config, Ref, Rule, Rules};
-use l7mp_controller::compile::{Compiled, HeldBack, Reason, compile};
-use l7mp_controller::manifest;
-use l7mp_controller::object::{Kind, ObjectId};
-use l7mp_controller::world::World;
+use l7mp_compiler::compile::{Compiled, HeldBack, Reason, compile};
+use l7mp_compiler::manifest;
+use l7mp_compiler::object::{Kind, ObjectId};
+use l7mp_compiler::world::World;
 
 const POD: &str = "
 apiVersion: v1

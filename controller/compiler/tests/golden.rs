@@ -1,15 +1,15 @@
 //! Manifests in, documents out: each case's documents are committed, and reviewed when they change.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p l7mp-controller --test golden` writes them anew.
+//! `UPDATE_GOLDEN=1 cargo test -p l7mp-compiler --test golden` writes them anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use l7mp_api::Config;
-use l7mp_controller::compile::{HeldBack, compile};
-use l7mp_controller::local::Directory;
-use l7mp_controller::manifest;
-use l7mp_controller::object::Object;
+use l7mp_compiler::compile::{HeldBack, compile};
+use l7mp_compiler::manifest;
+use l7mp_compiler::object::Object;
+use l7mp_compiler::world::World;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -26,20 +26,19 @@ fn assert_golden(path: &Path, text: &str) {
 
 /// Compiles the manifests of `inputs` for each proxy, and compares documents and reports.
 fn check(case: &str, inputs: &[PathBuf], namespace: &str, pods: &[&str]) {
-    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::default();
     for input in inputs {
         for entry in fs::read_dir(input).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
-                fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+                let manifest = manifest::read(&fs::read_to_string(&path).unwrap());
+                assert_eq!(manifest.faults, []);
+                world.reset(&path.to_string_lossy(), manifest.objects);
             }
         }
     }
-    let source = Directory::open(directory.path()).unwrap();
-    assert_eq!(source.faults().collect::<Vec<_>>(), [""; 0]);
     for pod in pods {
-        let compiled =
-            compile(source.world(), &format!("{namespace}/{pod}").parse().unwrap(), &HeldBack::new()).unwrap();
+        let compiled = compile(&world, &format!("{namespace}/{pod}").parse().unwrap(), &HeldBack::new()).unwrap();
         let mut text = serde_json::to_string_pretty(&compiled.config).unwrap();
         text.push('\n');
         assert_golden(&golden().join(case).join(format!("{pod}.json")), &text);
@@ -62,7 +61,7 @@ fn check(case: &str, inputs: &[PathBuf], namespace: &str, pods: &[&str]) {
 
 #[test]
 fn first_task() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/first-task");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/first-task");
     check(
         "first-task",
         &[examples, golden().join("first-task")],

@@ -1,0 +1,101 @@
+//! All proxies of a cluster: who needs which configuration, in which order, and what becomes of their objects.
+//! Pure: objects, acknowledgements and the time in; configurations and status out.
+//!
+//! ```text
+//! apply, delete, reset  ->  World + index -> dirty proxies -> compile -> Push      (turn)
+//! connect, acknowledge, refuse  ->  what each proxy has                -> status   (statuses)
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use l7mp_api::{Config, Problem};
+use l7mp_compiler::object::{Kind, Object, ObjectId, PodName};
+use l7mp_crds::Status;
+
+/// One pod that has a proxy: a name may be used again, a UID never.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Proxy {
+    /// Its name.
+    pub pod: PodName,
+    /// Its `metadata.uid`.
+    pub uid: String,
+}
+
+/// An object that the API server took and that is not usable: not of its shape, or with problems of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejected {
+    /// Its name.
+    pub id: ObjectId,
+    /// Its `metadata.generation`.
+    pub generation: Option<i64>,
+    /// What is wrong with it, with paths in the object.
+    pub problems: Vec<Problem>,
+}
+
+/// What one proxy is to have from now on.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Whose.
+    pub proxy: Proxy,
+    /// Counts the configurations of this fleet, all proxies together, from 1.
+    pub sequence: u64,
+    /// The whole document.
+    pub config: Arc<Config>,
+    /// Where its parts come from: path in the document, object, path in the object.
+    pub origins: Vec<(String, ObjectId, String)>,
+    /// The pod is being deleted: no new sessions.
+    pub drain: bool,
+}
+
+/// Waits of the fleet.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Changes are collected for so long before proxies are compiled for (50 ms).
+    pub debounce: Duration,
+    /// A listener that nothing wants any more stays at most so long for the proxies that still use it (10 s).
+    pub linger: Duration,
+    /// After a start no count of programmed proxies is lowered for so long (30 s).
+    pub grace: Duration,
+}
+
+/// An object's status is to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatusUpdate {
+    /// Whose.
+    pub id: ObjectId,
+    /// Its UID: a status is not written to another object of the same name.
+    pub uid: Option<String>,
+    /// The status.
+    pub status: Status,
+}
+
+/// What the fleet is told, and what it answers; see the crate's documentation.
+pub trait Interface {
+    /// An object is there, or has changed.
+    fn apply(&mut self, object: Result<Object, Rejected>, now: Instant);
+    /// An object is gone.
+    fn delete(&mut self, id: &ObjectId, now: Instant);
+    /// All objects of a kind: what is not among them is gone. A kind that was never listed keeps the fleet waiting.
+    fn reset(&mut self, kind: Kind, objects: Vec<Result<Object, Rejected>>, now: Instant);
+    /// Whether every kind was listed once: before, nothing is compiled.
+    fn is_synced(&self) -> bool;
+    /// An agent's stream has begun; it says what its proxy acknowledged last from this fleet (`None`: nothing of it).
+    fn connect(&mut self, proxy: &Proxy, holds: Option<u64>, now: Instant);
+    /// An agent's stream has ended.
+    fn disconnect(&mut self, proxy: &Proxy, now: Instant);
+    /// A proxy has adopted a configuration.
+    fn acknowledge(&mut self, proxy: &Proxy, sequence: u64, warnings: Vec<Problem>, now: Instant);
+    /// A proxy refuses a configuration; paths are in the document.
+    fn refuse(&mut self, proxy: &Proxy, sequence: u64, errors: Vec<Problem>, now: Instant);
+    /// An agent says why its proxy cannot be reached; `None`: it is well again.
+    fn trouble(&mut self, proxy: &Proxy, message: Option<String>, now: Instant);
+    /// Compiles for the proxies that need it; what their agents are to be told.
+    fn turn(&mut self, now: Instant) -> Vec<Push>;
+    /// When `turn` is to be called again though nothing happens.
+    fn deadline(&self) -> Option<Instant>;
+    /// Statuses that differ from what was last taken from here.
+    fn statuses(&mut self, now: Instant) -> Vec<StatusUpdate>;
+}
