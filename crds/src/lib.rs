@@ -1,5 +1,6 @@
 //! The Kubernetes kinds of l7mp: [`VirtualService`], [`Target`], [`Route`] and [`Rule`] (group
-//! `l7mp.io`, version `v1`), and the parts of [`Pod`] and [`Service`] that the controller reads.
+//! `l7mp.io`, version `v1`), and the parts of [`Pod`], [`Service`] and
+//! [`EndpointSlice`] that the controller reads.
 //!
 //! The shapes are structural: a protocol is the one key of a map (`{UDP: {port: 9001}}`), and where
 //! an object may be named or written inline there are two keys (`destinationRef` | `destination`)
@@ -29,23 +30,30 @@
 #![forbid(unsafe_code)]
 
 mod duration;
+mod endpoint_slice;
 mod meta;
 mod pod;
 mod route;
 mod rule;
 mod selector;
 mod service;
+mod status;
 mod stream;
 mod target;
 mod virtual_service;
 
 pub use duration::Millis;
+pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, ObjectRef, SERVICE_NAME_LABEL};
 pub use meta::{DEFAULT_NAMESPACE, ObjectMeta, Resource};
-pub use pod::{Pod, PodCondition, PodSpec, PodStatus};
+pub use pod::{
+    Container, ContainerState, ContainerStatus, PROXY_CONTAINER, Pod, PodCondition, PodIp, PodSpec, PodStatus, Running,
+    Terminated, Waiting,
+};
 pub use route::{ChainItem, Retry, RetryOn, Route, RouteSpec};
 pub use rule::{Action, InlineRule, Rewrite, Rule, RuleSpec};
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{Service, ServicePort, ServiceSpec};
+pub use status::{Condition, ConditionStatus, FAILING_MAX, FailingPod, Status};
 pub use stream::{Framing, Payload, UnixType};
 pub use target::{
     Bind, Cluster, ClusterEndpoint, ClusterSpec, EndpointSpec, LoadBalancer, Nothing, OneOrMany, Policy, Target,

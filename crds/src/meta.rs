@@ -43,9 +43,21 @@ pub struct ObjectMeta {
     /// When the API server made the object (RFC 3339, UTC); absent in files that never saw one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
-    /// Set once the object is being deleted.
+    /// Set once the object is being deleted: when it will be gone (RFC 3339, UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
+    /// How long the deletion may take, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_grace_period_seconds: Option<i64>,
+    /// Tells the object from a later one of its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Counts the changes of the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// Changes with every write; not to be compared but for equality.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
 }
 
 impl ObjectMeta {

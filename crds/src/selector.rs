@@ -21,6 +21,9 @@ pub struct Selector {
     /// The namespace of the pods; absent: that of the object that carries the selector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub match_namespace: Option<String>,
+    /// The name of a Service of that namespace: the pods behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub match_service: Option<String>,
 }
 
 /// One condition on a label or a field.
