@@ -13,5 +13,6 @@
 #![forbid(unsafe_code)]
 
 pub mod local;
+pub mod operator;
 pub mod push;
 pub mod watch;
