@@ -8,12 +8,16 @@
 
 #![forbid(unsafe_code)]
 
+mod fleet;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use l7mp_api::{Config, Problem};
 use l7mp_compiler::object::{Kind, Object, ObjectId, PodName};
 use l7mp_crds::Status;
+
+pub use fleet::Fleet;
 
 /// One pod that has a proxy: a name may be used again, a UID never.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,32 +74,4 @@ pub struct StatusUpdate {
     pub uid: Option<String>,
     /// The status.
     pub status: Status,
-}
-
-/// What the fleet is told, and what it answers; see the crate's documentation.
-pub trait Interface {
-    /// An object is there, or has changed.
-    fn apply(&mut self, object: Result<Object, Rejected>, now: Instant);
-    /// An object is gone.
-    fn delete(&mut self, id: &ObjectId, now: Instant);
-    /// All objects of a kind: what is not among them is gone. A kind that was never listed keeps the fleet waiting.
-    fn reset(&mut self, kind: Kind, objects: Vec<Result<Object, Rejected>>, now: Instant);
-    /// Whether every kind was listed once: before, nothing is compiled.
-    fn is_synced(&self) -> bool;
-    /// An agent's stream has begun; it says what its proxy acknowledged last from this fleet (`None`: nothing of it).
-    fn connect(&mut self, proxy: &Proxy, holds: Option<u64>, now: Instant);
-    /// An agent's stream has ended.
-    fn disconnect(&mut self, proxy: &Proxy, now: Instant);
-    /// A proxy has adopted a configuration.
-    fn acknowledge(&mut self, proxy: &Proxy, sequence: u64, warnings: Vec<Problem>, now: Instant);
-    /// A proxy refuses a configuration; paths are in the document.
-    fn refuse(&mut self, proxy: &Proxy, sequence: u64, errors: Vec<Problem>, now: Instant);
-    /// An agent says why its proxy cannot be reached; `None`: it is well again.
-    fn trouble(&mut self, proxy: &Proxy, message: Option<String>, now: Instant);
-    /// Compiles for the proxies that need it; what their agents are to be told.
-    fn turn(&mut self, now: Instant) -> Vec<Push>;
-    /// When `turn` is to be called again though nothing happens.
-    fn deadline(&self) -> Option<Instant>;
-    /// Statuses that differ from what was last taken from here.
-    fn statuses(&mut self, now: Instant) -> Vec<StatusUpdate>;
 }
