@@ -365,7 +365,9 @@ impl Engine {
     fn arrival(&self, class: Class, buffer: u16, shape: Shape, len: usize) -> Option<(Arrival, cmsg::Control)> {
         let header = self.shapes.get(shape);
         let out = RecvMsgOut::parse(self.buffers.raw(class, buffer, len), header).ok()?;
-        let start = HEADROOM_BYTES + RECVMSG_OUT_BYTES + header.msg_namelen as usize + header.msg_controllen;
+        #[allow(clippy::unnecessary_cast, reason = "glibc says size_t, musl socklen_t")]
+        let control_bytes = header.msg_controllen as usize;
+        let start = HEADROOM_BYTES + RECVMSG_OUT_BYTES + header.msg_namelen as usize + control_bytes;
         let len = out.payload_data().len();
         // The prefix may leave some room behind the longest payload, which differs by kind of socket.
         let truncated = out.is_payload_truncated() || len > class.payload_bytes();
