@@ -1,0 +1,167 @@
+//! The operator's half: takes agents' streams, asks an [`Authority`] who they are, and passes on what they say.
+
+mod counters;
+
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::{Configuration, Report, Version};
+pub use counters::Counters;
+
+/// A future in a box.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Says which pod a token belongs to.
+pub trait Authority: Send + Sync + 'static {
+    /// Judges a token that came from `peer` (an IPv4 address is one, never an IPv4-mapped IPv6 address). Called at
+    /// the start of a stream, for each fresh token, and again for the last one when it has expired.
+    fn review(&self, token: String, peer: IpAddr) -> BoxFuture<'_, Result<Identity, Denied>>;
+}
+
+/// The pod that a token belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its `metadata.uid`.
+    pub uid: String,
+    /// When the token ends (its `exp`, read after it was found to be good). `None`: never.
+    pub expires: Option<SystemTime>,
+}
+
+/// Why a token proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It never will: the stream ends, `UNAUTHENTICATED`.
+    Refused {
+        /// For counting.
+        reason: Reason,
+        /// For the log.
+        message: String,
+    },
+    /// The review could not be made, or the pod is not known yet: try again. Ends no live stream.
+    Unavailable(String),
+}
+
+/// What is wrong with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// There is none, or it is no token at all.
+    Absent,
+    /// Longer than any token.
+    TooLong,
+    /// Its time is over.
+    Expired,
+    /// It is for somebody else than the operator.
+    Audience,
+    /// It is bound to no pod.
+    NotOfPod,
+    /// Its pod is gone, or another of the same name has taken its place.
+    PodGone,
+    /// It was used from an address that is not its pod's.
+    Address,
+    /// A fresh token of a stream is of another pod.
+    OtherPod,
+    /// Anything else that the API server finds fault with: signature, issuer, service account.
+    Invalid,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// This replica: it takes streams.
+    Here {
+        /// The Lease's `leaseTransitions`.
+        term: u64,
+    },
+    /// Another one: streams are told its address, and end.
+    There {
+        /// `ADDRESS:PORT` of its gRPC.
+        address: String,
+    },
+    /// Nobody knows: streams stay, new ones are answered `UNAVAILABLE`.
+    Nobody,
+}
+
+/// Names one stream; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// What the operator is told. The streams of one pod follow each other: `Disconnected` of the older comes before
+/// `Connected` of the newer. Reports stand between the two of their stream.
+#[derive(Debug)]
+pub enum FromAgent {
+    /// A stream has begun.
+    Connected {
+        /// Its name.
+        stream: StreamId,
+        /// Whose it is.
+        identity: Identity,
+        /// What its proxy acknowledged last, of whichever leader.
+        holds: Option<Version>,
+        /// Where its configurations go.
+        sender: Sender,
+    },
+    /// The agent says something.
+    Report {
+        /// Which stream.
+        stream: StreamId,
+        /// Whose it is.
+        identity: Identity,
+        /// What it says.
+        report: Report,
+    },
+    /// The stream has ended, for whichever reason; once for each `Connected`.
+    Disconnected {
+        /// Which stream.
+        stream: StreamId,
+        /// Whose it was.
+        identity: Identity,
+    },
+}
+
+/// Takes an agent's configurations. Dropping the last clone ends the stream.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    latest: watch::Sender<Option<Arc<Configuration>>>,
+}
+
+/// The stream has ended; `Disconnected` says so too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent's stream has ended")]
+pub struct Ended;
+
+impl Sender {
+    /// Hands over a configuration. Never waits: one that the agent has not read yet is replaced.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub fn try_send(&self, configuration: Configuration) -> Result<(), Ended> {
+        self.latest.send(Some(Arc::new(configuration))).map_err(|_| Ended)
+    }
+}
+
+/// Serves agents until the listener fails or `events` is closed. Dropping the future ends every stream.
+///
+/// # Errors
+/// When the listener does.
+pub async fn serve(
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    authority: Arc<dyn Authority>,
+    leadership: watch::Receiver<Leadership>,
+    events: mpsc::Sender<FromAgent>,
+    counters: Arc<Counters>,
+) -> io::Result<()> {
+    let _ = (listener, tls, authority, leadership, events, counters);
+    std::future::pending().await
+}
