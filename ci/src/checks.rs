@@ -229,7 +229,7 @@ fn find_documents(directory: &Path, documents: &mut Vec<PathBuf>) -> Result<()> 
                     documents.push(path);
                 }
             }
-            Some("md") => (),
+            Some("md" | "sh") => (),
             _ => bail!("{} is neither YAML nor JSON: how is it to be checked?", path.display()),
         }
     }
