@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use l7mp_admin::AdminSocket;
-use l7mp_compiler::compile::{HeldBack, compile};
+use l7mp_compiler::compile::{HeldBack, View, compile};
 use l7mp_compiler::object::PodName;
 use l7mp_controller::local::{self, Directory};
 use l7mp_controller::push::{Pusher, Timing};
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
 
 fn run_compile(request: &Compile) -> anyhow::Result<()> {
     let directory = Directory::open(&request.manifests)?;
-    let compiled = compile(directory.world(), &request.proxy, &HeldBack::new())?;
+    let compiled = compile(directory.world(), &request.proxy, &View::alone(&HeldBack::new()))?;
     for report in &compiled.reports {
         tracing::warn!("{report}");
     }
@@ -160,7 +160,7 @@ fn run_local(request: Local) -> anyhow::Result<()> {
     if request.once {
         // The directory is read once, so a Pod that is missing now is missing for good.
         for proxy in &request.proxies {
-            compile(directory.world(), &proxy.pod, &HeldBack::new())?;
+            compile(directory.world(), &proxy.pod, &View::alone(&HeldBack::new()))?;
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;

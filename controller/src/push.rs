@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use l7mp_admin::{AdminError, AdminSocket};
-use l7mp_compiler::compile::{Compiled, HeldBack, Report, UnknownPod, compile};
+use l7mp_compiler::compile::{Compiled, HeldBack, Report, UnknownPod, View, compile};
 use l7mp_compiler::held::{Pauses, Quarantine};
 use l7mp_compiler::object::{ObjectId, PodName};
 use l7mp_compiler::world::World;
@@ -226,7 +226,7 @@ impl Pusher {
         {
             return Ok(Arc::clone(&desired.compiled));
         }
-        let compiled = Arc::new(compile(world, &self.proxy, &held)?);
+        let compiled = Arc::new(compile(world, &self.proxy, &View::alone(&held))?);
         for report in compiled.reports.iter().filter(|report| !self.reports.contains(report)) {
             tracing::warn!("{}: {report}", self.proxy);
         }

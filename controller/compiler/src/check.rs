@@ -50,7 +50,7 @@ pub fn check(object: &Object) -> Vec<Problem> {
             found.list_name("spec.rulelist", &object.spec.rulelist);
             found.rule("spec.rule", &object.spec.rule);
         }
-        Object::Pod(_) | Object::Service(_) => {}
+        Object::Pod(_) | Object::Service(_) | Object::EndpointSlice(_) => {}
     }
     found.0
 }

@@ -14,6 +14,7 @@ mod port;
 mod report;
 mod route;
 mod rule;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,12 +22,14 @@ use l7mp_api::config::{Cluster, Config, Listener, Ref, Route, Rule, RuleList};
 use l7mp_crds::Pod;
 use thiserror::Error;
 
+use crate::dependencies::Dependencies;
 use crate::nearest::nearest;
 use crate::object::{ObjectId, PodName};
 use crate::world::World;
 
 pub use origin::{Origin, Origins};
 pub use report::{Reason, Report};
+pub use view::{Port, Serving, Transport, Use, View};
 
 /// Objects that are left out for now, and what the proxy said against each.
 pub type HeldBack = BTreeMap<ObjectId, String>;
@@ -42,6 +45,15 @@ pub struct Compiled {
     pub origins: Origins,
     /// Every object that had a say in the document.
     pub sources: BTreeSet<ObjectId>,
+    /// All that was read, so that an index can say which proxies a change touches.
+    pub dependencies: Dependencies,
+    /// Endpoints that are left out until that pod's proxy has acknowledged one of its VirtualServices on the port.
+    pub waits: BTreeSet<Use>,
+    /// Endpoints of the document that are listeners of other proxies.
+    pub uses: BTreeSet<Use>,
+    /// VirtualServices, Targets, Rules and Routes that are, or should be, in this proxy's document: those that
+    /// are held back or have a fault too.
+    pub selected: BTreeSet<ObjectId>,
 }
 
 /// The proxy's Pod is not among the objects: without its labels nobody knows what its proxy should have.
@@ -76,10 +88,10 @@ fn meant(nearest: Option<&PodName>) -> String {
 ///
 /// # Errors
 /// When the pod is not among the objects. That is no empty configuration: a proxy that has one keeps it.
-pub fn compile(world: &World, proxy: &PodName, held: &HeldBack) -> Result<Compiled, UnknownPod> {
+pub fn compile(world: &World, proxy: &PodName, view: &View<'_>) -> Result<Compiled, UnknownPod> {
     let id = proxy.id();
     let pod = world.pod(&id).ok_or_else(|| UnknownPod::new(world, proxy))?;
-    let mut build = Build::new(world, pod, id, held);
+    let mut build = Build::new(world, pod, id, view.held);
     build.selected_targets();
     build.listeners();
     build.pending_lists();
@@ -158,6 +170,15 @@ impl<'w> Build<'w> {
             let rules = rules.iter().map(|id| Ref::Name(id.path())).collect();
             config.rulelists.push(RuleList { name: list.path(), rules });
         }
-        Compiled { config, reports: self.reports.into_iter().collect(), origins, sources: self.sources }
+        Compiled {
+            config,
+            reports: self.reports.into_iter().collect(),
+            origins,
+            selected: self.sources.iter().filter(|id| id.kind.is_ours()).cloned().collect(),
+            sources: self.sources,
+            dependencies: Dependencies::default(),
+            waits: BTreeSet::new(),
+            uses: BTreeSet::new(),
+        }
     }
 }

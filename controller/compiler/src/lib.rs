@@ -14,10 +14,14 @@
 
 pub mod check;
 pub mod compile;
+pub mod dependencies;
+pub mod dependents;
 pub mod held;
 pub mod manifest;
 mod nearest;
 pub mod object;
 pub mod reference;
+pub mod references;
+pub mod selected;
 pub mod selector;
 pub mod world;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use l7mp_api::Problem;
-use l7mp_crds::{API_VERSION, Pod, Service};
+use l7mp_crds::{API_VERSION, EndpointSlice, Pod, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -162,6 +162,7 @@ impl Reader<'_> {
             (API_VERSION, "Rule") => parse(&value).map(Object::Rule),
             ("v1", "Pod") => parse::<Pod>(&value).map(Object::Pod),
             ("v1", "Service") => parse::<Service>(&value).map(Object::Service),
+            ("discovery.k8s.io/v1", "EndpointSlice") => parse::<EndpointSlice>(&value).map(Object::EndpointSlice),
             (version, _) if version.starts_with("l7mp.io/") => {
                 let message =
                     format!("{version} has no kind {kind}; {API_VERSION} has VirtualService, Target, Route, Rule");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use l7mp_crds::{ObjectMeta, Pod, Route, Rule, Service, Target, VirtualService};
+use l7mp_crds::{EndpointSlice, ObjectMeta, Pod, Route, Rule, Service, Target, VirtualService};
 use thiserror::Error;
 
 /// A kind of object.
@@ -21,9 +21,19 @@ pub enum Kind {
     Pod,
     /// `v1`
     Service,
+    /// `discovery.k8s.io/v1`
+    EndpointSlice,
 }
 
 impl Kind {
+    /// Whether it is one of the kinds of `l7mp.io/v1`.
+    pub const fn is_ours(self) -> bool {
+        match self {
+            Kind::VirtualService | Kind::Target | Kind::Route | Kind::Rule => true,
+            Kind::Pod | Kind::Service | Kind::EndpointSlice => false,
+        }
+    }
+
     /// As manifests spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -33,6 +43,7 @@ impl Kind {
             Kind::Rule => "Rule",
             Kind::Pod => "Pod",
             Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
         }
     }
 
@@ -45,6 +56,7 @@ impl Kind {
             Kind::Rule => "rules",
             Kind::Pod => "pods",
             Kind::Service => "services",
+            Kind::EndpointSlice => "endpointslices",
         }
     }
 }
@@ -155,6 +167,8 @@ pub enum Object {
     Pod(Pod),
     /// A service.
     Service(Service),
+    /// Where a service's pods are.
+    EndpointSlice(EndpointSlice),
 }
 
 impl Object {
@@ -167,6 +181,7 @@ impl Object {
             Object::Rule(_) => Kind::Rule,
             Object::Pod(_) => Kind::Pod,
             Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
         }
     }
 
@@ -179,6 +194,7 @@ impl Object {
             Object::Rule(object) => &object.metadata,
             Object::Pod(object) => &object.metadata,
             Object::Service(object) => &object.metadata,
+            Object::EndpointSlice(object) => &object.metadata,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which pods a selector picks.
 
+use std::collections::BTreeMap;
+
 use l7mp_crds::{Operator, Pod, Requirement, Selector};
 
 /// The fields of a pod that `matchFields` may name.
@@ -39,6 +41,88 @@ fn field<'a>(pod: &'a Pod, path: &str) -> Option<&'a str> {
         "status.phase" => pod.status.phase.as_deref(),
         "status.podIP" => pod.status.pod_ip.as_deref(),
         _ => None,
+    }
+}
+
+/// A selector where it stands, with its Service looked up: what it asks of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Selection {
+    /// The namespace of the object that carries it, which pods of other namespaces must accept.
+    pub from: String,
+    /// The namespace of the pods.
+    pub namespace: String,
+    /// All of them must hold.
+    terms: Vec<Term>,
+}
+
+/// One condition on a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Term {
+    on: On,
+    key: String,
+    asks: Asks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum On {
+    Label,
+    Field,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Asks {
+    OneOf(Vec<String>),
+    NoneOf(Vec<String>),
+    Present,
+    Absent,
+}
+
+impl Selection {
+    /// A selector that stands in an object of `from`; `service` is the `spec.selector` of its `matchService`.
+    pub fn new(selector: &Selector, from: &str, service: Option<&BTreeMap<String, String>>) -> Selection {
+        let is = |(key, value): (&String, &String)| Term {
+            on: On::Label,
+            key: key.clone(),
+            asks: Asks::OneOf(vec![value.clone()]),
+        };
+        let labels = selector.match_labels.iter().chain(service.into_iter().flatten()).map(is);
+        let expressions = selector.match_expressions.iter().map(|term| Term::new(On::Label, term));
+        let fields = selector.match_fields.iter().map(|term| Term::new(On::Field, term));
+        Selection {
+            from: from.to_owned(),
+            namespace: namespace(selector, from).to_owned(),
+            terms: labels.chain(expressions).chain(fields).collect(),
+        }
+    }
+
+    /// Whether it picks a pod, be it with the pod's consent or not.
+    pub fn matches(&self, pod: &Pod) -> bool {
+        pod.metadata.namespace() == self.namespace && self.terms.iter().all(|term| term.holds(pod))
+    }
+}
+
+impl Term {
+    fn new(on: On, term: &Requirement) -> Term {
+        let asks = match term.operator {
+            Operator::In => Asks::OneOf(term.values.clone()),
+            Operator::NotIn => Asks::NoneOf(term.values.clone()),
+            Operator::Exists => Asks::Present,
+            Operator::DoesNotExist => Asks::Absent,
+        };
+        Term { on, key: term.key.clone(), asks }
+    }
+
+    fn holds(&self, pod: &Pod) -> bool {
+        let value = match self.on {
+            On::Label => pod.metadata.labels.get(&self.key).map(String::as_str),
+            On::Field => field(pod, &self.key),
+        };
+        match (&self.asks, value) {
+            (Asks::OneOf(values), Some(value)) => values.iter().any(|listed| listed == value),
+            (Asks::NoneOf(values), Some(value)) => values.iter().all(|listed| listed != value),
+            (Asks::Present, Some(_)) | (Asks::NoneOf(_) | Asks::Absent, None) => true,
+            (Asks::Absent, Some(_)) | (Asks::OneOf(_) | Asks::Present, None) => false,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use l7mp_crds::{Pod, Route, Rule, Target, VirtualService};
 
-use crate::object::{Kind, Object, ObjectId};
+use crate::object::{Kind, Object, ObjectId, PodName};
 
 /// Every object that is known, by name and by where it was read.
 ///
@@ -15,19 +15,33 @@ use crate::object::{Kind, Object, ObjectId};
 pub struct World {
     objects: BTreeMap<ObjectId, BTreeMap<Arc<str>, Arc<Object>>>,
     sources: BTreeMap<Arc<str>, BTreeSet<ObjectId>>,
+    given: BTreeSet<PodName>,
 }
 
 impl World {
-    /// Adds an object of a source, or replaces it.
-    pub fn apply(&mut self, source: &str, object: Object) {
-        let source = self.source_key(source);
-        let id = object.id();
-        self.sources.entry(Arc::clone(&source)).or_default().insert(id.clone());
-        self.objects.entry(id).or_default().insert(source, Arc::new(object));
+    /// These pods have a proxy whatever their containers say: those whose proxies `local` was given.
+    pub fn give_proxies(&mut self, pods: impl IntoIterator<Item = PodName>) {
+        self.given = pods.into_iter().collect();
     }
 
-    /// Forgets an object of a source.
-    pub fn delete(&mut self, source: &str, id: &ObjectId) {
+    /// Whether a pod has a proxy.
+    pub fn has_proxy(&self, pod: &Pod) -> bool {
+        pod.has_proxy() || (!self.given.is_empty() && self.given.contains(&PodName::of(&pod.metadata)))
+    }
+
+    /// Adds an object of a source, or replaces it. Returns the object of that name that counted before.
+    pub fn apply(&mut self, source: &str, object: Object) -> Option<Arc<Object>> {
+        let source = self.source_key(source);
+        let id = object.id();
+        let before = self.get(&id).cloned();
+        self.sources.entry(Arc::clone(&source)).or_default().insert(id.clone());
+        self.objects.entry(id).or_default().insert(source, Arc::new(object));
+        before
+    }
+
+    /// Forgets an object of a source. Returns the object of that name that counted before.
+    pub fn delete(&mut self, source: &str, id: &ObjectId) -> Option<Arc<Object>> {
+        let before = self.get(id).cloned();
         if let Some(ids) = self.sources.get_mut(source) {
             ids.remove(id);
             if ids.is_empty() {
@@ -40,6 +54,7 @@ impl World {
                 self.objects.remove(id);
             }
         }
+        before
     }
 
     /// Replaces all objects of a source: what is not among them is forgotten. Of two objects with one

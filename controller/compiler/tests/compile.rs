@@ -2,7 +2,7 @@
 //! keep away.
 
 use l7mp_api::config::{ActionTarget, Config, Ref, Rule, Rules};
-use l7mp_compiler::compile::{Compiled, HeldBack, Reason, compile};
+use l7mp_compiler::compile::{Compiled, HeldBack, Reason, View, compile};
 use l7mp_compiler::manifest;
 use l7mp_compiler::object::{Kind, ObjectId};
 use l7mp_compiler::world::World;
@@ -54,7 +54,7 @@ fn world(documents: &[String]) -> World {
 fn compiled(documents: &[String]) -> Compiled {
     let mut all = vec![POD.to_owned()];
     all.extend_from_slice(documents);
-    compile(&world(&all), &"default/gw".parse().unwrap(), &HeldBack::new()).unwrap()
+    compile(&world(&all), &"default/gw".parse().unwrap(), &View::alone(&HeldBack::new())).unwrap()
 }
 
 fn listener_names(config: &Config) -> Vec<&str> {
@@ -121,8 +121,8 @@ fn an_object_that_is_wrong_by_itself_is_reported_with_document_and_path() {
             "is needed",
         ),
         (
-            target("bad").replace("cluster: {spec", "selector: {matchService: x}, cluster: {spec"),
-            "spec.selector.matchService",
+            target("bad").replace("cluster: {spec", "selector: {matchServices: x}, cluster: {spec"),
+            "spec.selector.matchServices",
             "unknown field",
         ),
         (
@@ -372,7 +372,7 @@ fn an_unknown_pod_is_an_error_that_names_it_and_the_pod_that_was_meant() {
         ("default/far", "; is other/far meant?"),
         ("default/something-else", ""),
     ] {
-        let error = compile(&world, &pod.parse().unwrap(), &HeldBack::new()).unwrap_err();
+        let error = compile(&world, &pod.parse().unwrap(), &View::alone(&HeldBack::new())).unwrap_err();
         let expected = format!("there is no Pod {pod}, and its Pod object must be among the manifests{meant}");
         assert_eq!(error.to_string(), expected);
     }
@@ -408,7 +408,7 @@ fn an_object_that_is_held_back_takes_only_itself_out() {
     let world = world(&documents);
     let without = |kind, name| {
         let held = HeldBack::from([(ObjectId::new(kind, "default", name), "not today".to_owned())]);
-        compile(&world, &"default/gw".parse().unwrap(), &held).unwrap()
+        compile(&world, &"default/gw".parse().unwrap(), &View::alone(&held)).unwrap()
     };
     assert_eq!(listener_names(&without(Kind::VirtualService, "a").config), ["default/b"]);
     let compiled = without(Kind::Target, "t");

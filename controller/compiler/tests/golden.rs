@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use l7mp_api::Config;
-use l7mp_compiler::compile::{HeldBack, compile};
+use l7mp_compiler::compile::{HeldBack, View, compile};
 use l7mp_compiler::manifest;
 use l7mp_compiler::object::Object;
 use l7mp_compiler::world::World;
@@ -38,7 +38,8 @@ fn check(case: &str, inputs: &[PathBuf], namespace: &str, pods: &[&str]) {
         }
     }
     for pod in pods {
-        let compiled = compile(&world, &format!("{namespace}/{pod}").parse().unwrap(), &HeldBack::new()).unwrap();
+        let compiled =
+            compile(&world, &format!("{namespace}/{pod}").parse().unwrap(), &View::alone(&HeldBack::new())).unwrap();
         let mut text = serde_json::to_string_pretty(&compiled.config).unwrap();
         text.push('\n');
         assert_golden(&golden().join(case).join(format!("{pod}.json")), &text);
@@ -88,6 +89,8 @@ fn objects_read_back_as_they_were_written() {
             Object::Rule(object) => serde_json::to_string(object).unwrap(),
             Object::Pod(object) => with_kind("Pod", serde_json::to_value(object).unwrap()),
             Object::Service(object) => with_kind("Service", serde_json::to_value(object).unwrap()),
+            Object::EndpointSlice(object) => with_kind("EndpointSlice", serde_json::to_value(object).unwrap())
+                .replace("\"v1\"", "\"discovery.k8s.io/v1\""),
         })
         .collect();
     let again = manifest::read(&written.join("\n---\n"));

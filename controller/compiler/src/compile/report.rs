@@ -44,6 +44,12 @@ pub enum Reason {
     PortConflict,
     /// Two endpoints of a cluster have one address and port.
     DuplicateEndpoint,
+    /// What is selected or referred to is in another namespace, and its annotation does not accept this one.
+    NoConsent,
+    /// No endpoint is ready: sessions go to those that are not.
+    Degraded,
+    /// A Service that cannot be dialled: `ExternalName`, SCTP, or none of its ports is meant.
+    UnsupportedService,
 }
 
 impl Reason {
@@ -57,6 +63,9 @@ impl Reason {
             Reason::RuleListLoop => "RuleListLoop",
             Reason::PortConflict => "PortConflict",
             Reason::DuplicateEndpoint => "DuplicateEndpoint",
+            Reason::NoConsent => "NoConsent",
+            Reason::Degraded => "Degraded",
+            Reason::UnsupportedService => "UnsupportedService",
         }
     }
 }
