@@ -1,4 +1,4 @@
-//! The tool behind `cargo ci` and `cargo demo`, and the testbed of the end-to-end tests.
+//! The tool behind `cargo ci`, `cargo demo` and `cargo cluster`, and the testbed of the end-to-end tests.
 //!
 //! [`testbed::Testbed`] runs the whole first task on this machine: proxies, controller, transcoders and workers as
 //! processes of their own, on loopback addresses that no other testbed has. The demo shows it to a person, the
@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checks;
+pub mod cluster;
 pub mod demo;
 pub mod process;
 pub mod servers;

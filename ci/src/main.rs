@@ -1,4 +1,4 @@
-//! The tool behind `cargo ci` and `cargo demo`.
+//! The tool behind `cargo ci`, `cargo demo` and `cargo cluster`.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use l7mp_ci::{checks, demo, process, servers};
+use l7mp_ci::{checks, cluster, demo, process, servers};
 
 #[derive(Parser)]
 #[command(name = "l7mp-ci", about = "Checks the workspace, and runs the first task on this machine")]
@@ -30,6 +30,17 @@ enum Command {
     #[command(after_help = "Examples:\n  cargo demo            stays up until Ctrl-C\n  \
                             cargo demo -- --once  checks the answers and ends")]
     Demo(demo::Options),
+    /// Start or end a Kubernetes with one node on this machine
+    #[command(
+        after_help = "Examples:\n  cargo cluster up             builds it once (12 minutes), starts it (15 s)\n  \
+                            eval \"$(cargo cluster env)\"  so that kubectl and helm speak to it\n  \
+                            cargo cluster load           the project's images\n  \
+                            cargo cluster down           leaves nothing"
+    )]
+    Cluster(cluster::Options),
+    /// Be the first process of a cluster's namespaces
+    #[command(hide = true)]
+    ClusterNode(cluster::node::Options),
     /// Answer each line on a Unix stream socket with "Transcoded on NAME: " and the line
     Transcoder {
         /// Path of the socket
@@ -64,6 +75,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse_from(arguments()).command {
         Command::Ci { steps } => checks::run(&steps),
         Command::Demo(options) => demo::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
+        Command::ClusterNode(options) => cluster::node::run(options),
         Command::Transcoder { socket, name } => servers::transcoder(&socket, &name),
         Command::Worker { listen, name } => servers::worker(listen, &name),
         Command::Exec { parent, program } => Err(process::become_program(parent, &program)),
@@ -80,7 +93,7 @@ fn main() -> ExitCode {
 /// The command line, without the `--` of `cargo demo -- --once`: the alias has one of its own already.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<_> = std::env::args_os().collect();
-    let aliased = arguments.get(1).is_some_and(|command| command == "demo" || command == "ci");
+    let aliased = arguments.get(1).is_some_and(|command| ["demo", "ci", "cluster"].iter().any(|name| command == name));
     if aliased && arguments.get(2).is_some_and(|argument| argument == "--") {
         arguments.remove(2);
     }

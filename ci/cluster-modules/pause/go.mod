@@ -1,0 +1,3 @@
+module l7mp.io/cluster/pause
+
+go 1.26.0
