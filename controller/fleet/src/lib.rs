@@ -8,13 +8,23 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
+mod condition;
+mod document;
+mod facts;
 mod fleet;
+mod order;
+mod proxy;
+mod status;
+mod tally;
+mod turn;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use l7mp_api::{Config, Problem};
-use l7mp_compiler::object::{Kind, Object, ObjectId, PodName};
+use l7mp_compiler::object::{Kind, ObjectId, PodName};
 use l7mp_crds::Status;
 
 pub use fleet::Fleet;
@@ -74,4 +84,23 @@ pub struct StatusUpdate {
     pub uid: Option<String>,
     /// The status.
     pub status: Status,
+}
+
+/// Numbers for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods that have a proxy.
+    pub proxies: usize,
+    /// Proxies whose agent is connected.
+    pub connected: usize,
+    /// Proxies that are to be compiled for.
+    pub queued: usize,
+    /// Compilations, ever.
+    pub compiled: u64,
+    /// Configurations that were made, ever.
+    pub pushed: u64,
+    /// Objects that are in force, by kind.
+    pub objects: BTreeMap<Kind, usize>,
+    /// Objects of each kind whose status says that something is wrong.
+    pub troubled: BTreeMap<Kind, usize>,
 }
