@@ -31,6 +31,7 @@ const EVERYTHING: &[&str] = &[
     "ingress.privilegedPorts=true",
     "ingress.workers=null",
     "ingress.drainSeconds=20",
+    "ingress.updateStrategy=OnDelete",
     "ingress.podLabels.tier=edge",
     "ingress.podAnnotations.l7mp\\.io/accept-from=*",
     "ingress.tolerations[0].operator=Exists",
@@ -310,6 +311,8 @@ fn the_gateway_is_on_the_nodes_network_and_one_per_node_at_a_time() {
 fn options_do_what_they_say() {
     let Some(rendered) = Rendered::with(EVERYTHING) else { return };
     let gateway = pod(rendered.get("DaemonSet", "l7mp-ingress"));
+    let strategy = &rendered.get("DaemonSet", "l7mp-ingress")["spec"]["updateStrategy"];
+    assert_eq!(*strategy, serde_json::json!({"type": "OnDelete"}));
     let proxy = container(gateway, "l7mp");
     assert_eq!(
         texts(&proxy["args"])[1..],
