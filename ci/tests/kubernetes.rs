@@ -13,3 +13,5 @@ mod page;
 mod changes;
 #[path = "kubernetes/ready.rs"]
 mod ready;
+#[path = "kubernetes/faults.rs"]
+mod faults;
