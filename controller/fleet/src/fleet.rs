@@ -141,7 +141,7 @@ impl Fleet {
             self.apply(object, now);
         }
         if self.listed.insert(kind) && self.is_synced() {
-            self.due.get_or_insert(now);
+            self.due = Some(now);
         }
     }
 
@@ -207,7 +207,7 @@ impl Fleet {
         self.early.clear();
         self.greet.clear();
         self.timers.clear();
-        self.due.get_or_insert(now);
+        self.due = Some(now);
     }
 
     /// The status that an object had before this fleet knew it, as the API server has it: for some time after a

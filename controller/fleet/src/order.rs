@@ -70,12 +70,6 @@ impl Usage {
             .take_while(move |(used, _)| used.pod == *pod)
             .map(|(used, users)| (&**used, users.keys()))
     }
-
-    /// How many listeners are used by others.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.users.len()
-    }
 }
 
 /// Which listeners are there, as far as their proxies have said.

@@ -94,6 +94,7 @@ impl Fleet {
         let mut later = BTreeSet::new();
         for id in std::mem::take(&mut self.book.stale) {
             if self.uncompiled.contains(&id) {
+                self.book.unsettled.remove(&id);
                 later.insert(id);
                 continue;
             }

@@ -46,6 +46,10 @@ impl Fleet {
             }
         }
         for pod in std::mem::take(&mut self.greet) {
+            // Who comes in the middle of a change is told how it ends.
+            if self.dirty.remove(&pod) {
+                self.bring_up(&pod, now);
+            }
             pushes.extend(self.greet(&pod, now).map(|push| (push.proxy.clone(), push)));
         }
         pushes.into_values().collect()
