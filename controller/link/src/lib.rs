@@ -19,10 +19,18 @@
 
 #[cfg(feature = "certificates")]
 pub mod certificates;
+#[cfg(feature = "wire")]
+pub mod claims;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod limits;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "wire")]
+mod wire;
 
 use std::fmt;
+use std::sync::Arc;
 
 use l7mp_api::{Config, Problem};
 use serde::{Deserialize, Serialize};
@@ -65,7 +73,7 @@ pub struct Configuration {
     /// Agents refuse older ones than they have.
     pub version: Version,
     /// The whole document.
-    pub config: std::sync::Arc<Config>,
+    pub config: Arc<Config>,
     /// Where its parts come from: path in the document, object (`Target default/a`), path in the object.
     pub origins: Vec<Origin>,
     /// The pod is being deleted: no new sessions.
@@ -102,4 +110,11 @@ pub enum Report {
     },
     /// The proxy cannot be reached, and why; empty: it is well again.
     Trouble(String),
+}
+
+/// A number that differs from call to call and from process to process; for spreading, not for secrets.
+#[cfg(feature = "client")]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(())
 }

@@ -1,19 +1,26 @@
 //! The operator's half: takes agents' streams, asks an [`Authority`] who they are, and passes on what they say.
 
+mod accept;
 mod counters;
+mod gate;
+mod pods;
+mod quiet;
+mod review;
+mod service;
+mod stream;
 
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::{Configuration, Report, Version};
-pub use counters::Counters;
+pub use counters::{Counters, Turned};
 
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -73,6 +80,36 @@ pub enum Reason {
     OtherPod,
     /// Anything else that the API server finds fault with: signature, issuer, service account.
     Invalid,
+}
+
+impl Reason {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Reason; 9] = [
+        Reason::Absent,
+        Reason::TooLong,
+        Reason::Expired,
+        Reason::Audience,
+        Reason::NotOfPod,
+        Reason::PodGone,
+        Reason::Address,
+        Reason::OtherPod,
+        Reason::Invalid,
+    ];
+
+    /// As metrics and logs name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Absent => "absent",
+            Reason::TooLong => "too_long",
+            Reason::Expired => "expired",
+            Reason::Audience => "audience",
+            Reason::NotOfPod => "not_of_pod",
+            Reason::PodGone => "pod_gone",
+            Reason::Address => "address",
+            Reason::OtherPod => "other_pod",
+            Reason::Invalid => "invalid",
+        }
+    }
 }
 
 /// Who leads.
@@ -150,10 +187,57 @@ impl Sender {
     }
 }
 
-/// Serves agents until the listener fails or `events` is closed. Dropping the future ends every stream.
+/// Waits of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long a TLS handshake, a request, or an agent's first message may take (5 s).
+    pub patience: Duration,
+    /// How long one review may take; after that it could not be made (10 s).
+    pub review: Duration,
+    /// Between two reviews of one stream (1 s), and after one that could not be made (5 s).
+    pub review_pauses: (Duration, Duration),
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            patience: Duration::from_secs(5),
+            review: Duration::from_secs(10),
+            review_pauses: (Duration::from_secs(1), Duration::from_secs(5)),
+        }
+    }
+}
+
+/// What a server stands on.
+pub struct Server {
+    /// What is shown to new connections; a new value ends no stream.
+    pub tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    /// Who judges tokens.
+    pub authority: Arc<dyn Authority>,
+    /// Who leads.
+    pub leadership: watch::Receiver<Leadership>,
+    /// Who is told.
+    pub events: mpsc::Sender<FromAgent>,
+    /// Where everything is counted.
+    pub counters: Arc<Counters>,
+    /// Waits.
+    pub timing: Timing,
+}
+
+impl Server {
+    /// Serves agents until `events` is closed. Dropping the future ends every stream.
+    ///
+    /// # Errors
+    /// None today: what `accept` says is logged, and tried again.
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        accept::serve(self, listener).await
+    }
+}
+
+/// [`Server::serve`] with the default [`Timing`].
 ///
 /// # Errors
-/// When the listener does.
+/// As for [`Server::serve`].
 pub async fn serve(
     listener: TcpListener,
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
@@ -162,6 +246,5 @@ pub async fn serve(
     events: mpsc::Sender<FromAgent>,
     counters: Arc<Counters>,
 ) -> io::Result<()> {
-    let _ = (listener, tls, authority, leadership, events, counters);
-    std::future::pending().await
+    Server { tls, authority, leadership, events, counters, timing: Timing::default() }.serve(listener).await
 }
