@@ -13,7 +13,7 @@ mod clean;
 mod command;
 mod control;
 mod images;
-mod machine;
+pub mod machine;
 mod needs;
 mod network;
 pub mod node;
@@ -84,6 +84,31 @@ impl Cluster {
         shared.as_ref().map_err(|error| anyhow!("{error}"))
     }
 
+    /// As [`Cluster::shared`], but `None` on a person's machine that lacks what a cluster needs, with a line that says
+    /// what. With `CI=true` that is an error.
+    pub fn for_tests() -> Result<Option<&'static Cluster>> {
+        if std::env::var_os("L7MP_KUBECONFIG").is_none() && Cluster::check_needs()?.is_none() {
+            return Ok(None);
+        }
+        Cluster::shared().map(Some)
+    }
+
+    /// Whether this machine has what a cluster needs; `None`, with a line that says what is missing, if it has not.
+    ///
+    /// # Errors
+    ///
+    /// When it has not, and `CI=true`: there nothing is skipped.
+    pub fn check_needs() -> Result<Option<()>> {
+        match needs::check().and_then(|()| Programs::check_go()) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if std::env::var_os("CI").is_some_and(|ci| ci == "true") => Err(error),
+            Err(error) => {
+                eprintln!("skipped: {error:#}");
+                Ok(None)
+            }
+        }
+    }
+
     /// The cluster of the kubeconfig file `L7MP_KUBECONFIG` if that is set, else a new one without the project's
     /// images; then it waits until no other process on this machine has such a one.
     pub fn up_or_given() -> Result<Cluster> {
@@ -137,7 +162,12 @@ impl Cluster {
         self.bin.as_ref().map_or_else(|| name.into(), |bin| bin.join(name))
     }
 
-    /// `kubectl` with this cluster's configuration, and no more.
+    /// kwok, which plays nodes and pods; built when it is wanted first (about two minutes).
+    pub fn kwok(&self) -> Result<PathBuf> {
+        Programs::kwok()
+    }
+
+    /// A program that speaks to this cluster, without arguments.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.program(program));
         command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());

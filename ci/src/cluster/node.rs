@@ -4,10 +4,11 @@
 //! It ends, and removes the cluster's directory and control groups, when it is asked to, on SIGTERM, and when its
 //! standard input is closed before a line came: whoever starts a cluster holds the other end until it is complete.
 //!
-//! Inside, `/run`, `/var/lib` and `/var/log` are the cluster's own: what containerd, runc and the kubelet leave at
-//! paths that no option changes never reaches the machine.
+//! Inside, `/run`, `/tmp`, `/var/lib` and `/var/log` are the cluster's own, and the rest of the machine's files are
+//! read-only: what containerd, runc and the kubelet leave at paths that no option changes never reaches them.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt as _;
@@ -195,17 +196,18 @@ impl Node {
 
 /// The file systems of the namespace.
 fn mounts(options: &Options) -> Result<()> {
-    let mount = |kind: &str, to: &Path, flags: MountFlags| {
+    let memory = |to: &Path, mode: &CStr| {
         fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-        let data = if kind == "tmpfs" { c"mode=755" } else { c"" };
-        rustix::mount::mount(kind, to, kind, flags, data).with_context(|| format!("cannot mount {}", to.display()))
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", to, "tmpfs", flags, mode)
+            .with_context(|| format!("cannot mount {}", to.display()))
     };
     let bind = |from: &Path, to: &Path| {
         fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
         rustix::mount::mount_bind(from, to).with_context(|| format!("cannot bind {}", from.display()))
     };
-    let safe = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("proc", Path::new("/proc"), safe | MountFlags::NOEXEC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("proc", "/proc", "proc", flags, c"").context("cannot mount /proc")?;
     // These are the machine's. /proc/sys/net is our own.
     for path in ["/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs"] {
         bind(Path::new(path), Path::new(path))?;
@@ -214,7 +216,7 @@ fn mounts(options: &Options) -> Result<()> {
     }
     // The directories may themselves be below what is covered, so a new /run takes them along.
     let run = options.directory.join("mount");
-    mount("tmpfs", &run, safe)?;
+    memory(&run, c"mode=755")?;
     let within = |path: &str| run.join(path.trim_start_matches("/run/"));
     bind(&options.directory, &within(INSIDE))?;
     bind(&options.programs, &within(PROGRAMS))?;
@@ -227,12 +229,14 @@ fn mounts(options: &Options) -> Result<()> {
             rustix::mount::mount_bind(&own, &shown).with_context(|| format!("cannot cover {}", shown.display()))?;
         }
     }
-    for path in ["/var/lib", "/var/log"] {
-        mount("tmpfs", Path::new(path), safe)?;
+    for (path, mode) in [("/tmp", c"mode=1777"), ("/var/lib", c"mode=755"), ("/var/log", c"mode=755")] {
+        memory(Path::new(path), mode)?;
     }
     let kubelet = Path::new(INSIDE).join("kubelet");
     fs::create_dir_all(&kubelet)?;
     bind(&kubelet, Path::new(KUBELET))?;
+    // Whatever else is written to is the machine's, and must not be.
+    rustix::mount::mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"").context("cannot protect /")?;
     // As on a node: volumes that ask for it see what is mounted later. It goes no further than this namespace.
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", shared).context("cannot share the mounts with each other")?;

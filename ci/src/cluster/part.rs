@@ -106,6 +106,7 @@ fn controller_manager() -> String {
     format!(
         "--kubeconfig={config} --authentication-kubeconfig={config} --authorization-kubeconfig={config} \
          --leader-elect=false --use-service-account-credentials --bind-address=127.0.0.1 \
+         --flex-volume-plugin-dir={KUBELET}/volume-plugins \
          --service-account-private-key-file={INSIDE}/pki/service-accounts.key --root-ca-file={INSIDE}/pki/ca.crt"
     )
 }

@@ -6,14 +6,18 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal};
 use sha2::{Digest as _, Sha256};
 
 use super::place::{Lock, cache};
 use super::{interrupted, needs};
+
+/// Between two looks at a build.
+const POLL: Duration = Duration::from_millis(50);
 
 /// One `go build`.
 struct Build {
@@ -83,6 +87,10 @@ const BUILDS: [Build; 9] = [
     Build { name: "helm", module: "helm", to: "bin/", tags: "", packages: &["helm.sh/helm/v3/cmd/helm"] },
 ];
 
+/// For tests with many pods; built when it is wanted.
+const KWOK: Build =
+    Build { name: "kwok", module: "kwok", to: "bin/", tags: "", packages: &["sigs.k8s.io/kwok/cmd/kwok"] };
+
 /// A directory of programs, all of them there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
@@ -107,18 +115,37 @@ impl Programs {
     ///
     /// When Go is missing or too old, or a build fails.
     pub fn find_or_build() -> Result<Programs> {
-        let modules = crate::workspace().join("ci/cluster-modules");
-        let go = go(&modules)?;
-        let directory = cache()?.join(key(&modules, &go.version)?);
-        if directory.exists() {
-            return Ok(Programs { directory });
-        }
-        let _lock = Lock::take(&cache()?.join("build.lock"), "the build of the cluster's programs")?;
-        if !directory.exists() {
-            build_all(&go, &modules, &directory)?;
-        }
-        Ok(Programs { directory })
+        find_or_build("k8s.io/kubernetes", &BUILDS)
     }
+
+    /// The path of kwok; builds it if it is not there yet.
+    pub fn kwok() -> Result<PathBuf> {
+        Ok(find_or_build("sigs.k8s.io/kwok", &[KWOK])?.path("kwok"))
+    }
+
+    /// Whether there is a Go that can build them.
+    pub fn check_go() -> Result<()> {
+        go(&modules()).map(drop)
+    }
+}
+
+fn modules() -> PathBuf {
+    crate::workspace().join("ci/cluster-modules")
+}
+
+/// A directory of everything in `builds`, of which `main` is the module that gives the version.
+fn find_or_build(main: &str, builds: &[Build]) -> Result<Programs> {
+    let modules = modules();
+    let go = go(&modules)?;
+    let directory = cache()?.join(key(&modules, &go.version, main, builds)?);
+    if directory.exists() {
+        return Ok(Programs { directory });
+    }
+    let _lock = Lock::take(&cache()?.join("build.lock"), "the build of the cluster's programs")?;
+    if !directory.exists() {
+        build_all(&go, &modules, builds, &directory)?;
+    }
+    Ok(Programs { directory })
 }
 
 struct Go {
@@ -147,8 +174,8 @@ fn go(modules: &Path) -> Result<Go> {
 /// The newest version that a module asks for.
 fn wanted_go(modules: &Path) -> Result<String> {
     let mut wanted = String::new();
-    for build in BUILDS {
-        let text = read(&modules.join(build.module).join("go.mod"))?;
+    for build in BUILDS.iter().chain([&KWOK]) {
+        let text = read(modules.join(build.module).join("go.mod"))?;
         let line = text.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or_default();
         if numbers(line) > numbers(&wanted) {
             line.clone_into(&mut wanted);
@@ -170,11 +197,11 @@ fn module_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     lines.find_map(|line| line.strip_prefix(module)?.strip_prefix(' ')?.split_whitespace().next())
 }
 
-/// A name for what is built from these modules by that Go: the version of Kubernetes, and a hash of everything.
-fn key(modules: &Path, go_version: &str) -> Result<String> {
+/// A name for what is built from these modules by that Go: the version of the main one, and a hash of everything.
+fn key(modules: &Path, go_version: &str, main: &str, builds: &[Build]) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(go_version);
-    for build in BUILDS {
+    for build in builds {
         hash.update([build.name, build.module, build.to, build.tags, &build.packages.join(" ")].join("\n"));
         for file in ["go.mod", "go.sum", "main.go"] {
             let file = modules.join(build.module).join(file);
@@ -184,12 +211,13 @@ fn key(modules: &Path, go_version: &str) -> Result<String> {
         }
     }
     let hash: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let go_mod = read(&modules.join("kube/go.mod"))?;
-    let version = module_version(&go_mod, "k8s.io/kubernetes").context("kube/go.mod names no k8s.io/kubernetes")?;
-    Ok(format!("{version}-{hash}"))
+    let first = builds.first().context("nothing to build")?;
+    let go_mod = read(modules.join(first.module).join("go.mod"))?;
+    let version = module_version(&go_mod, main).with_context(|| format!("{}/go.mod names no {main}", first.module))?;
+    Ok(format!("{}-{version}-{hash}", first.module))
 }
 
-fn build_all(go: &Go, modules: &Path, directory: &Path) -> Result<()> {
+fn build_all(go: &Go, modules: &Path, builds: &[Build], directory: &Path) -> Result<()> {
     let partial = directory.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial)?;
@@ -197,10 +225,10 @@ fn build_all(go: &Go, modules: &Path, directory: &Path) -> Result<()> {
     for sub in ["bin", "cni"] {
         fs::create_dir_all(partial.join(sub)).with_context(|| format!("cannot make {}", partial.display()))?;
     }
-    eprintln!("building the cluster's programs into {}: once, about 12 minutes on two cores", directory.display());
+    eprintln!("building programs into {}: once; all of a cluster in 12 minutes on two cores", directory.display());
     let begin = Instant::now();
-    let result = BUILDS.iter().enumerate().try_for_each(|(number, build)| {
-        eprint!("  {}/{} {} ... ", number + 1, BUILDS.len(), build.name);
+    let result = builds.iter().enumerate().try_for_each(|(number, build)| {
+        eprint!("  {}/{} {} ... ", number + 1, builds.len(), build.name);
         let begin = Instant::now();
         run(go, modules, &partial, build)?;
         eprintln!("{:.1} s", begin.elapsed().as_secs_f64());
@@ -221,7 +249,7 @@ fn run(go: &Go, modules: &Path, to: &Path, build: &Build) -> Result<()> {
     let module = modules.join(build.module);
     let mut flags = String::from("-s -w");
     if build.module == "kube" {
-        let go_mod = read(&module.join("go.mod"))?;
+        let go_mod = read(module.join("go.mod"))?;
         let version = module_version(&go_mod, "k8s.io/kubernetes").unwrap_or_default();
         let parts = numbers(version.trim_start_matches('v'));
         let [major, minor, ..] = parts[..] else { bail!("no version of Kubernetes in kube/go.mod: \"{version}\"") };
@@ -239,13 +267,33 @@ fn run(go: &Go, modules: &Path, to: &Path, build: &Build) -> Result<()> {
     command.arg(to.join(build.to)).args(build.packages);
     command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly -trimpath");
     command.env("GOWORK", "off").env_remove("GOOS").env_remove("GOARCH");
-    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
-    let output = output.with_context(|| format!("cannot run {}", go.path.display()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let log = tempfile::NamedTempFile::new()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen()?).spawn();
+    let child = child.as_mut().map_err(|error| anyhow!("cannot run {}: {error}", go.path.display()))?;
+    let status = wait(child)?;
+    let said = read(log.path())?;
     let said: Vec<_> = said.lines().filter(|line| !line.starts_with("go: downloading")).collect();
     let end = said[said.len().saturating_sub(20)..].join("\n");
-    ensure!(output.status.success(), "`go build` of {} fails ({}):\n{end}", build.name, output.status);
+    ensure!(status.success(), "`go build` of {} fails ({status}):\n{end}", build.name);
     Ok(())
+}
+
+/// Waits for a build, and ends it when we were asked to end.
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            interrupted()?;
+            return Ok(status);
+        }
+        if let Err(error) = interrupted() {
+            // Go ends its compilers on this one.
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+            let _ = rustix::process::kill_process(pid, Signal::INT);
+            child.wait()?;
+            return Err(error);
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 fn read(path: impl AsRef<OsStr>) -> Result<String> {
@@ -269,8 +317,9 @@ mod tests {
     fn every_module_of_the_workspace_has_a_version_and_asks_for_a_go() {
         let modules = crate::workspace().join("ci/cluster-modules");
         assert!(numbers(&wanted_go(&modules).unwrap()) >= vec![1, 26]);
-        let (one, other) = (key(&modules, "go1.26.8").unwrap(), key(&modules, "go1.26.9").unwrap());
-        assert!(one.starts_with("v1.") && one.len() == other.len() && one != other, "{one} {other}");
+        let key = |go: &str| key(&modules, go, "k8s.io/kubernetes", &BUILDS).unwrap();
+        let (one, other) = (key("go1.26.8"), key("go1.26.9"));
+        assert!(one.starts_with("kube-v1.") && one.len() == other.len() && one != other, "{one} {other}");
     }
 
     #[test]

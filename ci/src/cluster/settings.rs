@@ -1,7 +1,6 @@
 //! The configuration files of a node. Paths in them are those of the node's namespace.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -9,6 +8,7 @@ use serde_json::json;
 use super::needs;
 use super::network::Network;
 use super::node::{INSIDE, KUBELET, PROGRAMS};
+use super::place::Place;
 
 /// Where the API server listens.
 pub const API_PORT: u16 = 6443;
@@ -18,7 +18,8 @@ pub const NODE: &str = "node1";
 pub const PAUSE_IMAGE: &str = "docker.io/l7mp/pause:1";
 
 /// Writes them into the cluster's directory. `snapshotter` is containerd's.
-pub fn write(directory: &Path, network: Network, snapshotter: &str) -> Result<()> {
+pub fn write(place: &Place, network: Network, snapshotter: &str) -> Result<()> {
+    let directory = &place.directory;
     for sub in ["cni", "kubelet/seccomp/profiles", "log"] {
         fs::create_dir_all(directory.join(sub))?;
     }
@@ -28,7 +29,7 @@ pub fn write(directory: &Path, network: Network, snapshotter: &str) -> Result<()
         ("cni/10-pods.conflist", json(pod_network(network))),
         ("containerd.toml", containerd(snapshotter)),
         ("Corefile", core_dns(network)),
-        ("kubelet.yaml", json(kubelet(network))),
+        ("kubelet.yaml", json(kubelet(place, network))),
     ] {
         fs::write(directory.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
@@ -105,12 +106,13 @@ fn core_dns(network: Network) -> String {
     )
 }
 
-fn kubelet(network: Network) -> serde_json::Value {
+fn kubelet(place: &Place, network: Network) -> serde_json::Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": format!("unix://{INSIDE}/containerd.sock"),
         "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{}", place.cgroup()),
         "failCgroupV1": false,
         "enforceNodeAllocatable": ["none"],
         "localStorageCapacityIsolation": false,

@@ -24,6 +24,10 @@ const POLL: Duration = Duration::from_millis(50);
 /// Lines of a log that an error shows.
 const TAIL: usize = 15;
 
+/// What the others do not start without.
+const FIRST: [Part; 3] = [Part::Etcd, Part::Containerd, Part::ApiServer];
+const SECOND: [Part; 5] = [Part::ControllerManager, Part::Scheduler, Part::Kubelet, Part::KubeProxy, Part::Dns];
+
 /// Whoever holds this keeps a cluster alive: its first process ends when it is dropped, or its owner dies.
 #[derive(Debug)]
 pub struct Hold {
@@ -94,18 +98,14 @@ fn start(place: &Place, programs: &Programs) -> Result<Started> {
     let network = Network(record.network);
     steps.done(&format!("namespaces, link {} to {}", place.link(), network.all()));
     certificates::make(directory, network)?;
-    settings::write(directory, network, snapshotter(directory)?)?;
+    settings::write(place, network, snapshotter(directory)?)?;
     clean::make_cgroups(&place.cgroup())?;
     steps.done("certificates, settings");
     let cluster = Waiting { place, programs, network };
-    [Part::Etcd, Part::Containerd, Part::ApiServer].into_iter().try_for_each(|part| launch(place, part, network))?;
-    cluster.part(Part::Containerd)?;
+    cluster.start(&FIRST)?;
     pause(place, programs)?;
-    cluster.part(Part::ApiServer)?;
     steps.done("etcd, containerd, API server");
-    let rest = [Part::ControllerManager, Part::Scheduler, Part::Kubelet, Part::KubeProxy, Part::Dns];
-    rest.into_iter().try_for_each(|part| launch(place, part, network))?;
-    rest.into_iter().try_for_each(|part| cluster.part(part))?;
+    cluster.start(&SECOND)?;
     steps.done("controllers, kubelet, proxy, DNS: the node is ready");
     Ok(Started { record, hold: Some(hold) })
 }
@@ -174,34 +174,26 @@ fn snapshotter(directory: &Path) -> Result<&'static str> {
     Ok(if mounted.is_ok() { "overlayfs" } else { "native" })
 }
 
-fn launch(place: &Place, part: Part, network: Network) -> Result<()> {
-    control::ask(&place.directory, &Request::Start(part.start(network)))
-        .map(drop)
-        .with_context(|| format!("cannot start {}", part.name()))
-}
-
 /// Starts whatever has ended of a cluster that runs, and waits until all of it answers.
 fn revive(place: &Place, record: &Record) -> Result<()> {
-    let network = Network(record.network);
     let (Answer { parts, .. }, _) = control::ask(&place.directory, &Request::Status)?;
     for part in Part::ALL {
         match parts.get(part.name()) {
-            Some(None) => continue,
+            Some(None) => (),
             Some(Some(how)) => eprintln!("{} had ended ({how}): it is started again", part.name()),
             None => eprintln!("{} was never started: it is now", part.name()),
         }
-        launch(place, part, network)?;
     }
     let programs = Programs { directory: record.programs.clone() };
-    let waiting = Waiting { place, programs: &programs, network };
-    Part::ALL.into_iter().try_for_each(|part| waiting.part(part))
+    let waiting = Waiting { place, programs: &programs, network: Network(record.network) };
+    waiting.start(&FIRST)?;
+    waiting.start(&SECOND)
 }
 
 /// Starts one part of a cluster that runs, and waits until it answers.
 pub fn start_part(place: &Place, record: &Record, part: Part) -> Result<()> {
-    let network = Network(record.network);
-    launch(place, part, network)?;
-    Waiting { place, programs: &Programs { directory: record.programs.clone() }, network }.part(part)
+    let programs = Programs { directory: record.programs.clone() };
+    Waiting { place, programs: &programs, network: Network(record.network) }.start(&[part])
 }
 
 /// Ends one part with a signal, and waits until it is gone.
@@ -242,14 +234,23 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Waits until a part does what it is for.
-    fn part(&self, part: Part) -> Result<()> {
+    /// Starts those of these parts that do not run, and waits until all of them do what they are for.
+    fn start(&self, parts: &[Part]) -> Result<()> {
+        for part in parts {
+            control::ask(&self.place.directory, &Request::Start(part.start(self.network)))
+                .with_context(|| format!("cannot start {}", part.name()))?;
+        }
+        parts.iter().try_for_each(|part| self.part(*part, parts))
+    }
+
+    /// Waits until a part does what it is for, or one of those that were started with it has ended.
+    fn part(&self, part: Part, with: &[Part]) -> Result<()> {
         let deadline = Instant::now() + PART_PATIENCE;
         while !self.answers(part) {
             interrupted()?;
             let (answer, _) = control::ask(&self.place.directory, &Request::Status)?;
-            for (name, ended) in &answer.parts {
-                if let Some(how) = ended {
+            for name in with.iter().map(|part| part.name()) {
+                if let Some(Some(how)) = answer.parts.get(name) {
                     bail!("{name} has ended: {how}; {}", self.place.log_tail(name, TAIL));
                 }
             }
@@ -266,7 +267,9 @@ impl Waiting<'_> {
 
     fn answers(&self, part: Part) -> bool {
         match part {
-            Part::Etcd | Part::ApiServer => self.kubectl(&["get", "--raw", "/readyz"]).is_some(),
+            // Nobody but the API server may speak to it, who need not be there.
+            Part::Etcd => !self.runs(Part::ApiServer) || self.answers(Part::ApiServer),
+            Part::ApiServer => self.kubectl(&["get", "--raw", "/readyz"]).is_some(),
             Part::Containerd => {
                 let socket = self.place.file("containerd.sock");
                 let mut ctr = Command::new(self.programs.path("ctr"));
@@ -284,6 +287,11 @@ impl Waiting<'_> {
             Part::KubeProxy => healthy(SocketAddr::from((self.network.node(), 10256))).is_some(),
             Part::Dns => resolves(SocketAddr::from((self.network.node(), 53))).is_some(),
         }
+    }
+
+    fn runs(&self, part: Part) -> bool {
+        let answer = control::ask(&self.place.directory, &Request::Status);
+        answer.is_ok_and(|(answer, _)| answer.parts.get(part.name()).is_some_and(Option::is_none))
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Option<String> {
