@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use l7mp_api::Problem;
-use l7mp_compiler::compile::{Port, Use};
+use l7mp_compiler::compile::Port;
 use l7mp_compiler::object::{ObjectId, PodName};
 
 use crate::Proxy;
 use crate::fleet::{Fleet, find};
+use crate::order::Door;
 use crate::proxy::{HOLD, Refusal};
 
 impl Fleet {
@@ -33,7 +34,7 @@ impl Fleet {
     /// back on that proxy, and the rest is pushed with the next `turn`.
     pub fn refuse(&mut self, proxy: &Proxy, sequence: u64, errors: Vec<Problem>, now: Instant) {
         let Some((pod, state)) = find(&mut self.proxies, proxy) else { return };
-        let Some(position) = state.sent.iter().position(|told| told.sequence == sequence) else { return };
+        let Some(position) = state.sent.iter().rposition(|told| told.sequence == sequence) else { return };
         let mut dropped: Vec<_> = state.sent.drain(..=position).collect();
         let Some(refused) = dropped.last().cloned() else { return };
         if state.acknowledged.as_ref().is_some_and(|told| told.sequence == sequence) {
@@ -81,7 +82,7 @@ impl Fleet {
         let Some((pod, _)) = self.proxies.get_key_value(pod) else { return false };
         let pod = Arc::clone(pod);
         let Some(state) = self.proxies.get_mut(&pod) else { return false };
-        let Some(position) = state.sent.iter().position(|told| told.sequence == sequence) else {
+        let Some(position) = state.sent.iter().rposition(|told| told.sequence == sequence) else {
             return state.acknowledged.as_ref().is_some_and(|told| told.sequence == sequence);
         };
         let mut dropped: Vec<_> = state.sent.drain(..=position).collect();
@@ -111,7 +112,7 @@ impl Fleet {
     fn listeners_changed(&mut self, pod: &PodName, now: Instant) {
         let Some(told) = self.proxies.get(pod).and_then(|state| state.acknowledged.as_ref()) else { return };
         let has = |service: &ObjectId, port: Port| told.document.listens_on(service, port);
-        let lost = self.usage.of_pod(pod).filter(|(used, _)| !has(&used.service, used.port));
+        let lost = self.usage.of_pod(pod).filter(|(used, _)| !told.document.listens_at(used.port));
         let mut touched: BTreeSet<Arc<PodName>> = lost.flat_map(|(_, users)| users.cloned()).collect();
         for (waiting, state) in &self.proxies {
             if state.waits.iter().any(|wait| wait.pod == *pod && has(&wait.service, wait.port)) {
@@ -119,7 +120,7 @@ impl Fleet {
             }
             // One that was told nothing yet is counted by no use.
             let untold = state.desired.as_ref().filter(|_| state.last().is_none());
-            let lacks = |used: &Arc<Use>| !has(&used.service, used.port);
+            let lacks = |used: &Arc<Door>| !told.document.listens_at(used.port);
             if untold.is_some_and(|desired| desired.document.uses_of(pod).iter().any(lacks)) {
                 touched.insert(Arc::clone(waiting));
             }

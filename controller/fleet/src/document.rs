@@ -7,8 +7,10 @@ use std::sync::{Arc, Weak};
 
 use l7mp_api::Config;
 use l7mp_api::config::{EndpointAt, ListenerSpec};
-use l7mp_compiler::compile::{Compiled, HeldBack, Origins, Port, Transport, Use};
+use l7mp_compiler::compile::{Compiled, HeldBack, Origins, Port, Transport};
 use l7mp_compiler::object::{Kind, Object, ObjectId, PodName};
+
+use crate::order::Door;
 
 /// What a compilation made that is needed as long as a proxy may have it.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ pub(crate) struct Document {
     /// Objects that are in it, or should be: sorted.
     pub(crate) selected: Box<[ObjectId]>,
     /// Listeners of other proxies that it sends to: sorted.
-    pub(crate) uses: Box<[Arc<Use>]>,
+    pub(crate) uses: Box<[Arc<Door>]>,
     /// Its own listeners that have a port.
     pub(crate) listens: Box<[Listen]>,
 }
@@ -56,8 +58,13 @@ impl Document {
         self.listens.iter().any(|listen| listen.port == port && listen.service == *service)
     }
 
+    /// Whether it listens on that port.
+    pub(crate) fn listens_at(&self, port: Port) -> bool {
+        self.listens.iter().any(|listen| listen.port == port)
+    }
+
     /// The listeners of a pod that it sends to.
-    pub(crate) fn uses_of(&self, pod: &PodName) -> &[Arc<Use>] {
+    pub(crate) fn uses_of(&self, pod: &PodName) -> &[Arc<Door>] {
         let start = self.uses.partition_point(|used| used.pod < *pod);
         let count = self.uses[start..].partition_point(|used| used.pod == *pod);
         &self.uses[start..start + count]

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use l7mp_compiler::compile::Use;
 use l7mp_compiler::dependencies::Change;
 use l7mp_compiler::dependents::Dependents;
 use l7mp_compiler::object::{Kind, Object, ObjectId, PodName};
@@ -13,7 +12,7 @@ use l7mp_crds::Status;
 
 use crate::document::{Library, Told};
 use crate::facts::{Facts, same_spec};
-use crate::order::{Acknowledged, Usage};
+use crate::order::{Acknowledged, Door, Usage};
 use crate::proxy::{PodFacts, State};
 use crate::status::Book;
 use crate::{Counts, Proxy, Push, Rejected, Timing};
@@ -376,11 +375,9 @@ impl Fleet {
     }
 
     /// Listeners that a proxy does not use any more: those that stayed for it need not.
-    pub(crate) fn released(&mut self, uses: &[Arc<Use>], now: Instant) {
-        for used in uses {
-            let stays = |state: &State| {
-                state.lingering.keys().any(|(service, port)| *port == used.port && *service == used.service)
-            };
+    pub(crate) fn released(&mut self, doors: &[Arc<Door>], now: Instant) {
+        for used in doors {
+            let stays = |state: &State| state.lingering.keys().any(|(_, port)| *port == used.port);
             if self.proxies.get(&used.pod).is_some_and(stays) {
                 self.soil_at(&used.pod, now);
             }

@@ -4,24 +4,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use l7mp_compiler::compile::{Port, Serving, Transport, Use};
-use l7mp_compiler::object::{Kind, ObjectId, PodName};
+use l7mp_compiler::object::{ObjectId, PodName};
 
 use crate::document::Document;
 use crate::facts::Facts;
 use crate::proxy::State;
 
+/// A port of a pod where its proxy listens. Whose listener it is does not matter to those that send there: one may
+/// follow another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Door {
+    pub(crate) pod: PodName,
+    pub(crate) port: Port,
+}
+
+impl From<Use> for Door {
+    fn from(used: Use) -> Door {
+        Door { pod: used.pod, port: used.port }
+    }
+}
+
 /// Which proxies may send to which listeners of others, by every document that they may have.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    users: BTreeMap<Arc<Use>, BTreeMap<Arc<PodName>, u32>>,
+    users: BTreeMap<Arc<Door>, BTreeMap<Arc<PodName>, u32>>,
 }
 
 impl Usage {
-    /// The one copy of a use.
-    pub(crate) fn intern(&self, used: Use) -> Arc<Use> {
-        match self.users.get_key_value(&used) {
+    /// The one copy of a door.
+    pub(crate) fn intern(&self, door: Door) -> Arc<Door> {
+        match self.users.get_key_value(&door) {
             Some((known, _)) => Arc::clone(known),
-            None => Arc::new(used),
+            None => Arc::new(door),
         }
     }
 
@@ -33,7 +47,7 @@ impl Usage {
     }
 
     /// A proxy has it no longer. Gives the listeners that it does not use any more.
-    pub(crate) fn remove(&mut self, proxy: &PodName, document: &Document) -> Vec<Arc<Use>> {
+    pub(crate) fn remove(&mut self, proxy: &PodName, document: &Document) -> Vec<Arc<Door>> {
         let mut released = Vec::new();
         for used in &document.uses {
             let Some(users) = self.users.get_mut(used) else { continue };
@@ -51,7 +65,7 @@ impl Usage {
     }
 
     /// The proxies that may send to a listener.
-    pub(crate) fn users(&self, used: &Use) -> impl Iterator<Item = &Arc<PodName>> {
+    pub(crate) fn users(&self, used: &Door) -> impl Iterator<Item = &Arc<PodName>> {
         self.users.get(used).into_iter().flat_map(BTreeMap::keys)
     }
 
@@ -59,14 +73,10 @@ impl Usage {
     pub(crate) fn of_pod<'a>(
         &'a self,
         pod: &'a PodName,
-    ) -> impl Iterator<Item = (&'a Use, impl Iterator<Item = &'a Arc<PodName>>)> {
-        let from = Use {
-            pod: pod.clone(),
-            service: ObjectId::new(Kind::VirtualService, "", ""),
-            port: Port { transport: Transport::Udp, number: 0 },
-        };
+    ) -> impl Iterator<Item = (&'a Door, impl Iterator<Item = &'a Arc<PodName>>)> {
+        let from = Door { pod: pod.clone(), port: Port { transport: Transport::Udp, number: 0 } };
         self.users
-            .range::<Use, _>(from..)
+            .range::<Door, _>(from..)
             .take_while(move |(used, _)| used.pod == *pod)
             .map(|(used, users)| (&**used, users.keys()))
     }

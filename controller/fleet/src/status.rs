@@ -21,6 +21,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// The longest message of a failing pod, in characters.
 const FAILING_CHARACTERS_MAX: usize = 1000;
 
+/// Protocol and port.
+type Address = (Option<String>, Option<i32>);
+
 /// What was said about every object, and what may have to be said.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
@@ -36,7 +39,8 @@ pub(crate) struct Book {
     pub(crate) settled_at: Option<Instant>,
     /// An object has changed that others may refer to.
     pub(crate) references_changed: bool,
-    faults: BTreeMap<ObjectId, Vec<Report>>,
+    /// What follows from the objects that an object refers to: faults, protocol, port.
+    referred: BTreeMap<ObjectId, (Vec<Report>, Address)>,
     /// The time after a start is over, and everything was looked at once more.
     pub(crate) grace_over: bool,
 }
@@ -54,7 +58,7 @@ impl Book {
         self.given.remove(id);
         self.seeds.remove(id);
         self.unsettled.remove(id);
-        self.faults.remove(id);
+        self.referred.remove(id);
     }
 
     pub(crate) fn seed(&mut self, id: &ObjectId, mut status: Status) {
@@ -131,16 +135,10 @@ impl Fleet {
     fn compare_references(&mut self) {
         for id in self.facts.keys() {
             let Some(object) = self.world.get(id) else { continue };
-            let faults = references(&self.world, object);
-            let before = self.book.faults.get(id).map_or(&[][..], Vec::as_slice);
-            if before == faults {
-                continue;
-            }
-            self.book.stale.insert(id.clone());
-            if faults.is_empty() {
-                self.book.faults.remove(id);
-            } else {
-                self.book.faults.insert(id.clone(), faults);
+            let now = (references(&self.world, object), self.address(object));
+            if self.book.referred.get(id) != Some(&now) {
+                self.book.stale.insert(id.clone());
+                self.book.referred.insert(id.clone(), now);
             }
         }
     }
@@ -186,7 +184,7 @@ impl Fleet {
     }
 
     /// The protocol and port that `kubectl get` shows.
-    fn address(&self, object: &Object) -> (Option<String>, Option<i32>) {
+    fn address(&self, object: &Object) -> Address {
         let (protocol, port) = match object {
             Object::VirtualService(object) => listener(&object.spec.listener.spec),
             Object::Target(target) => {

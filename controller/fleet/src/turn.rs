@@ -10,6 +10,7 @@ use l7mp_crds::ListenerSpec;
 
 use crate::document::{Document, Told, listens};
 use crate::fleet::{Fleet, Term, push};
+use crate::order::Door;
 use crate::proxy::{HOLD, Refusal, SENT_MAX, State};
 use crate::{Proxy, Push};
 
@@ -156,9 +157,10 @@ impl Fleet {
             let old = || lingering.iter().find(|old| old.id() == *service && port_of(old) == Some(port));
             present.or_else(old).cloned()
         };
+        let doors: BTreeSet<Door> = std::mem::take(&mut compiled.uses).into_iter().map(Door::from).collect();
         let document = Document {
             listens: listens(&compiled, object),
-            uses: std::mem::take(&mut compiled.uses).into_iter().map(|used| self.usage.intern(used)).collect(),
+            uses: doors.into_iter().map(|door| self.usage.intern(door)).collect(),
             selected: std::mem::take(&mut compiled.selected).into_iter().collect(),
             origins: std::mem::take(&mut compiled.origins),
             config: Arc::new(std::mem::take(&mut compiled.config)),
@@ -179,11 +181,11 @@ impl Fleet {
         state.lingering.retain(|key, _| unwanted.contains_key(key));
         let mut stay = Vec::new();
         for ((service, port), object) in unwanted {
-            let used = Use { pod: (**pod).clone(), service, port };
-            if self.usage.users(&used).all(|user| user == pod) {
+            let door = Door { pod: (**pod).clone(), port };
+            if self.usage.users(&door).all(|user| user == pod) {
                 continue;
             }
-            let end = *state.lingering.entry((used.service, port)).or_insert_with(|| {
+            let end = *state.lingering.entry((service, port)).or_insert_with(|| {
                 let end = now + self.timing.linger;
                 self.timers.insert((end, Arc::clone(pod)));
                 end
@@ -199,7 +201,10 @@ impl Fleet {
     /// renamed, and which would be back as soon as their proxy has acknowledged that.
     fn is_patient(&mut self, pod: &Arc<PodName>, waits: &BTreeSet<Use>, now: Instant) -> bool {
         let Some(state) = self.proxies.get(pod) else { return false };
-        let moved = |wait: &Use, used: &Use| used.service == wait.service || used.port == wait.port;
+        let moved = |wait: &Use, used: &Door| {
+            let listens = |owner: &State| owner.in_force().any(|told| told.document.listens_on(&wait.service, used.port));
+            used.port == wait.port || self.proxies.get(&wait.pod).is_some_and(listens)
+        };
         let comes = |wait: &Use| {
             let owner = self.proxies.get(&wait.pod);
             owner.is_some_and(|owner| {
@@ -302,8 +307,11 @@ impl Fleet {
     fn send(&mut self, pod: &Arc<PodName>, now: Instant) -> Option<Push> {
         let state = self.proxies.get_mut(pod)?;
         let desired = state.desired.clone()?;
-        self.usage.add(pod, &desired.document);
         let pushed = push(pod, state, &desired);
+        if state.sent.back().is_some_and(|told| told.sequence == desired.sequence) {
+            return Some(pushed);
+        }
+        self.usage.add(pod, &desired.document);
         state.sent.push_back(desired);
         if state.sent.len() > SENT_MAX
             && let Some(oldest) = state.sent.pop_front()

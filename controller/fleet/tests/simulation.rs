@@ -47,6 +47,8 @@ struct Agent {
     told: Option<Push>,
     /// What the proxy runs, and its sequence in the present term.
     runs: Arc<Config>,
+    /// What it was told last and did not refuse: a listener that is not in it has gone already.
+    last: Arc<Config>,
     sequence: Option<u64>,
 }
 
@@ -62,9 +64,13 @@ struct Simulation {
     first_agent: Option<Instant>,
     /// Listeners that are in force somewhere, and since when nothing wants them.
     unwanted: BTreeMap<(PodName, String, u16), Instant>,
+    /// Proxies that go on sending to a port that no VirtualService has any more: an app may be there.
+    plain: BTreeSet<((PodName, String, u16), PodName)>,
     /// VirtualServices that a pod's proxy has refused.
     refused: BTreeSet<(PodName, String)>,
     uids: u64,
+    /// One seed alone is told step by step.
+    talks: bool,
 }
 
 fn port(spec: &ListenerSpec) -> u16 {
@@ -97,8 +103,10 @@ impl Simulation {
             found: BTreeSet::new(),
             first_agent: None,
             unwanted: BTreeMap::new(),
+            plain: BTreeSet::new(),
             refused: BTreeSet::new(),
             uids: 0,
+            talks: std::env::var_os("L7MP_SEED").is_some(),
         };
         for _ in 0..20 {
             simulation.change();
@@ -122,6 +130,7 @@ impl Simulation {
         self.found = self.objects.iter().map(known).collect();
         self.first_agent = None;
         self.unwanted.clear();
+        self.plain.clear();
         self.refused.clear();
         for agent in self.agents.values_mut() {
             (agent.connected, agent.told, agent.sequence) = (false, None, None);
@@ -145,6 +154,9 @@ impl Simulation {
     }
 
     fn apply(&mut self, yaml: &str) {
+        if self.talks {
+            eprintln!("{:?} apply {}", self.now, yaml.replace('\n', " "));
+        }
         for object in objects(yaml) {
             self.objects.insert(object.id(), object.clone());
             self.fleet.apply(Ok(object), self.now);
@@ -152,6 +164,9 @@ impl Simulation {
     }
 
     fn remove(&mut self, id: &ObjectId) {
+        if self.talks {
+            eprintln!("{:?} delete {id}", self.now);
+        }
         self.objects.remove(id);
         self.written.remove(id);
         self.fleet.delete(id, self.now);
@@ -292,6 +307,9 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
 
     fn connect_or_leave(&mut self, proxy: &Proxy) {
         let agent = self.agents.entry(proxy.clone()).or_default();
+        if self.talks {
+            eprintln!("{:?} {} was connected: {}", self.now, proxy.pod, agent.connected);
+        }
         if agent.connected {
             (agent.connected, agent.told) = (false, None);
             self.fleet.disconnect(proxy, self.now);
@@ -315,12 +333,18 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
     }
 
     fn answer_of(&mut self, proxy: &Proxy, refuses: bool) {
+        if self.talks {
+            eprintln!("{:?} {} refuses: {refuses}", self.now, proxy.pod);
+        }
         let agent = self.agents.get_mut(proxy).unwrap();
         let Some(push) = agent.told.take() else { return };
         if !refuses {
             (agent.runs, agent.sequence) = (Arc::clone(&push.config), Some(push.sequence));
             self.fleet.acknowledge(proxy, push.sequence, Vec::new(), self.now);
-        } else if push.config.listeners.is_empty() {
+            return;
+        }
+        agent.last = Arc::clone(&agent.runs);
+        if push.config.listeners.is_empty() {
             self.fleet.refuse(proxy, push.sequence, vec![problem("", "no memory")], self.now);
         } else {
             let index = self.random.below(push.config.listeners.len() as u64);
@@ -346,6 +370,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
     fn turn(&mut self) {
         self.note_unwanted();
         let pushes = self.fleet.turn(self.now);
+        self.note_plain();
         let pods: BTreeSet<PodName> = pushes.iter().map(|push| push.proxy.pod.clone()).collect();
         assert_eq!(pods.len(), pushes.len(), "one push for each");
         for push in &pushes {
@@ -353,8 +378,12 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
             self.check_listeners(push);
         }
         for push in pushes {
+            if self.talks {
+                eprintln!("{:?} push {} to {}: {:?} {:?}", self.now, push.sequence, push.proxy.pod, listeners(&push.config), sends_to(&push.config));
+            }
             let agent = self.agents.get_mut(&push.proxy).expect("of a known agent");
             assert!(agent.connected, "{} is away", push.proxy.pod);
+            agent.last = Arc::clone(&push.config);
             agent.told = Some(push);
         }
         for update in self.fleet.statuses(self.now) {
@@ -396,6 +425,21 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         for key in now_unwanted {
             self.unwanted.entry(key).or_insert(self.now);
         }
+        self.plain.retain(|(key, _)| self.unwanted.contains_key(key));
+    }
+
+    /// Once everything is compiled, who still sends to an unwanted listener does not mean the listener.
+    fn note_plain(&mut self) {
+        if self.fleet.counts().queued > 0 {
+            return;
+        }
+        let wants = self.proxies().into_iter().filter_map(|proxy| self.fleet.configuration(&proxy.pod));
+        let sends: Vec<_> = wants.map(|wants| (wants.proxy.pod, sends_to(&wants.config))).collect();
+        for key in self.unwanted.keys() {
+            let to = (key.0.to_string(), key.2);
+            let senders = sends.iter().filter(|(_, sends)| sends.contains(&to));
+            self.plain.extend(senders.map(|(pod, _)| (key.clone(), pod.clone())));
+        }
     }
 
     /// No endpoint of a pod with a proxy before that has the listener, unless a new leader trusts that it has.
@@ -404,7 +448,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
             let pod: PodName = pod.parse().unwrap();
             let wanted = self.wanted(&pod, port);
             let Some(proxy) = self.proxies().into_iter().find(|proxy| proxy.pod == pod) else { continue };
-            if wanted.is_empty() {
+            if wanted.is_empty() || pod == push.proxy.pod {
                 continue;
             }
             let agent = self.agents.get(&proxy);
@@ -429,12 +473,16 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
             let key = (pod.clone(), listener.name.clone(), port);
             let over = self.unwanted.get(&key).is_some_and(|since| self.now >= *since + TIMING.linger);
             let was_refused = self.refused.iter().any(|(of, name)| of == pod && listener.name.starts_with(name));
-            if stays.contains(&port) || over || was_refused {
+            let gone = agent.last.listeners.iter().all(|last| last.name != listener.name);
+            if gone || stays.contains(&port) || over || was_refused {
                 continue;
             }
             for (other, agent) in
                 self.agents.iter().filter(|(other, agent)| other.pod != *pod && agent.sequence.is_some())
             {
+                if self.plain.contains(&(key.clone(), other.pod.clone())) {
+                    continue;
+                }
                 let used = |config: &Config| sends_to(config).contains(&(pod.to_string(), port));
                 let Some(wants) = self.fleet.configuration(&other.pod).filter(|wants| wants.proxy == *other) else {
                     continue;
