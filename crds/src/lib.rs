@@ -28,13 +28,16 @@
 //! ```
 
 #![forbid(unsafe_code)]
+#![allow(clippy::duplicated_attributes, reason = "printer columns of one kind have types in common")]
 
+mod crd;
 mod duration;
 mod endpoint_slice;
 mod meta;
 mod pod;
 mod route;
 mod rule;
+mod rules;
 mod selector;
 mod service;
 mod status;
@@ -42,6 +45,7 @@ mod stream;
 mod target;
 mod virtual_service;
 
+pub use crd::{CrdFile, helm, yaml};
 pub use duration::Millis;
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, ObjectRef, SERVICE_NAME_LABEL};
 pub use meta::{DEFAULT_NAMESPACE, ObjectMeta, Resource};
@@ -56,13 +60,24 @@ pub use service::{Service, ServicePort, ServiceSpec};
 pub use status::{Condition, ConditionStatus, FAILING_MAX, FailingPod, Status};
 pub use stream::{Framing, Payload, UnixType};
 pub use target::{
-    Bind, Cluster, ClusterEndpoint, ClusterSpec, EndpointSpec, LoadBalancer, Nothing, OneOrMany, Policy, Target,
-    TargetSpec, TcpCluster, UdpCluster, UnixCluster, WebSocketCluster,
+    Bind, Cluster, ClusterEndpoint, ClusterSpec, EndpointSpec, LoadBalancer, Nothing, Policy, Target, TargetSpec,
+    TcpCluster, UdpCluster, UnixCluster, WebSocketCluster,
 };
 pub use virtual_service::{
     Connect, Listener, ListenerMode, ListenerOptions, ListenerSpec, TcpListener, UdpListener, UnixListener,
     VirtualService, VirtualServiceSpec, WebSocketListener,
 };
+
+/// The four kinds as the API server has them, for a Kubernetes client: `kube::Api<kinds::Target>`.
+///
+/// The other parts of the project work on [`Resource`]s, which have no more than what is read of them; each kind
+/// turns into one (`Target::from(kinds::Target)`).
+pub mod kinds {
+    pub use crate::route::RouteKind as Route;
+    pub use crate::rule::RuleKind as Rule;
+    pub use crate::target::TargetKind as Target;
+    pub use crate::virtual_service::VirtualServiceKind as VirtualService;
+}
 
 /// The API group and version of the four kinds.
 pub const API_VERSION: &str = "l7mp.io/v1";

@@ -1,9 +1,10 @@
 //! How messages lie on a connection; shared by listeners and clusters.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How messages lie in a byte stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Framing {
     /// Each read is a message; boundaries may be lost (the default, as in the original).
@@ -18,7 +19,7 @@ pub enum Framing {
 }
 
 /// The type of a WebSocket message that comes from a protocol without types.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Payload {
     /// Binary (the default).
@@ -29,7 +30,7 @@ pub enum Payload {
 }
 
 /// Kind of a Unix socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UnixType {
     /// Byte stream (the default, as in the original).

@@ -129,11 +129,7 @@ pub(super) fn retry(retry: Option<&crd::Retry>) -> Retry {
 }
 
 fn bind(bind: &crd::Bind) -> api::Bind {
-    let addresses = match &bind.address {
-        None => Vec::new(),
-        Some(crd::OneOrMany::One(address)) => vec![*address],
-        Some(crd::OneOrMany::Many(addresses)) => addresses.clone(),
-    };
+    let addresses = bind.address.iter().chain(&bind.addresses).copied().collect();
     api::Bind { addresses, port: bind.port }
 }
 
