@@ -172,15 +172,16 @@ impl Fleet {
     /// others use them still.
     fn lingering(&mut self, pod: &Arc<PodName>, wanted: &Document, held: &HeldBack, now: Instant) -> Vec<Arc<Object>> {
         let Some(state) = self.proxies.get_mut(pod) else { return Vec::new() };
-        let mut unwanted: BTreeMap<(ObjectId, Port), Arc<Object>> = BTreeMap::new();
+        let mut unwanted: BTreeMap<Port, (ObjectId, Arc<Object>)> = BTreeMap::new();
         for listen in state.acknowledged.iter().chain(&state.sent).flat_map(|told| &told.document.listens) {
-            if !wanted.listens_on(&listen.service, listen.port) && !held.contains_key(&listen.service) {
-                unwanted.insert((listen.service.clone(), listen.port), Arc::clone(&listen.object));
+            // Of several that had a port one after the other, the last stays.
+            if !wanted.listens_at(listen.port) && !held.contains_key(&listen.service) {
+                unwanted.insert(listen.port, (listen.service.clone(), Arc::clone(&listen.object)));
             }
         }
-        state.lingering.retain(|key, _| unwanted.contains_key(key));
+        state.lingering.retain(|(_, port), _| unwanted.contains_key(port));
         let mut stay = Vec::new();
-        for ((service, port), object) in unwanted {
+        for (port, (service, object)) in unwanted {
             let door = Door { pod: (**pod).clone(), port };
             if self.usage.users(&door).all(|user| user == pod) {
                 continue;
@@ -202,7 +203,8 @@ impl Fleet {
     fn is_patient(&mut self, pod: &Arc<PodName>, waits: &BTreeSet<Use>, now: Instant) -> bool {
         let Some(state) = self.proxies.get(pod) else { return false };
         let moved = |wait: &Use, used: &Door| {
-            let listens = |owner: &State| owner.in_force().any(|told| told.document.listens_on(&wait.service, used.port));
+            let listens =
+                |owner: &State| owner.in_force().any(|told| told.document.listens_on(&wait.service, used.port));
             used.port == wait.port || self.proxies.get(&wait.pod).is_some_and(listens)
         };
         let comes = |wait: &Use| {

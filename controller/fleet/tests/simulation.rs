@@ -64,8 +64,9 @@ struct Simulation {
     first_agent: Option<Instant>,
     /// Listeners that are in force somewhere, and since when nothing wants them.
     unwanted: BTreeMap<(PodName, String, u16), Instant>,
-    /// Proxies that go on sending to a port that no VirtualService has any more: an app may be there.
-    plain: BTreeSet<((PodName, String, u16), PodName)>,
+    /// Proxies that go on sending to a port though no VirtualService has it any more: an app may be there. What
+    /// they run does not mean a listener.
+    plain: BTreeSet<(PodName, (String, u16))>,
     /// VirtualServices that a pod's proxy has refused.
     refused: BTreeSet<(PodName, String)>,
     uids: u64,
@@ -135,6 +136,7 @@ impl Simulation {
         for agent in self.agents.values_mut() {
             (agent.connected, agent.told, agent.sequence) = (false, None, None);
         }
+        self.turn();
     }
 
     fn step(&mut self) {
@@ -339,6 +341,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         let agent = self.agents.get_mut(proxy).unwrap();
         let Some(push) = agent.told.take() else { return };
         if !refuses {
+            self.plain.retain(|(pod, _)| *pod != proxy.pod || agent.runs == push.config);
             (agent.runs, agent.sequence) = (Arc::clone(&push.config), Some(push.sequence));
             self.fleet.acknowledge(proxy, push.sequence, Vec::new(), self.now);
             return;
@@ -379,7 +382,14 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         }
         for push in pushes {
             if self.talks {
-                eprintln!("{:?} push {} to {}: {:?} {:?}", self.now, push.sequence, push.proxy.pod, listeners(&push.config), sends_to(&push.config));
+                eprintln!(
+                    "{:?} push {} to {}: {:?} {:?}",
+                    self.now,
+                    push.sequence,
+                    push.proxy.pod,
+                    listeners(&push.config),
+                    sends_to(&push.config)
+                );
             }
             let agent = self.agents.get_mut(&push.proxy).expect("of a known agent");
             assert!(agent.connected, "{} is away", push.proxy.pod);
@@ -425,20 +435,20 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         for key in now_unwanted {
             self.unwanted.entry(key).or_insert(self.now);
         }
-        self.plain.retain(|(key, _)| self.unwanted.contains_key(key));
     }
 
-    /// Once everything is compiled, who still sends to an unwanted listener does not mean the listener.
+    /// Once everything is compiled, who still sends to a port that no VirtualService has does not mean a listener.
     fn note_plain(&mut self) {
         if self.fleet.counts().queued > 0 {
             return;
         }
         let wants = self.proxies().into_iter().filter_map(|proxy| self.fleet.configuration(&proxy.pod));
-        let sends: Vec<_> = wants.map(|wants| (wants.proxy.pod, sends_to(&wants.config))).collect();
-        for key in self.unwanted.keys() {
-            let to = (key.0.to_string(), key.2);
-            let senders = sends.iter().filter(|(_, sends)| sends.contains(&to));
-            self.plain.extend(senders.map(|(pod, _)| (key.clone(), pod.clone())));
+        for push in wants.collect::<Vec<_>>() {
+            for (pod, port) in sends_to(&push.config) {
+                if self.wanted(&pod.parse().unwrap(), port).is_empty() {
+                    self.plain.insert((push.proxy.pod.clone(), (pod, port)));
+                }
+            }
         }
     }
 
@@ -480,7 +490,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
             for (other, agent) in
                 self.agents.iter().filter(|(other, agent)| other.pod != *pod && agent.sequence.is_some())
             {
-                if self.plain.contains(&(key.clone(), other.pod.clone())) {
+                if self.plain.contains(&(other.pod.clone(), (pod.to_string(), port))) {
                     continue;
                 }
                 let used = |config: &Config| sends_to(config).contains(&(pod.to_string(), port));
@@ -512,7 +522,6 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         scratch.objects = self.objects.clone();
         (scratch.written, scratch.agents) = (BTreeMap::new(), BTreeMap::new());
         scratch.lead();
-        scratch.turn();
         scratch.all_come();
         for proxy in self.proxies() {
             assert_eq!(self.agents[&proxy].runs, scratch.agents[&proxy].runs, "{}", proxy.pod);
