@@ -5,6 +5,39 @@
 //! apply, delete, reset  ->  World + index -> dirty proxies -> compile -> Push      (turn)
 //! connect, acknowledge, refuse  ->  what each proxy has                -> status   (statuses)
 //! ```
+//!
+//! A [`Fleet`] is told what happens by its methods, and asked after each of them, and at [`Fleet::deadline`], what is
+//! to be done: [`Fleet::turn`] and [`Fleet::statuses`].
+//!
+//! # Order across proxies
+//!
+//! * An endpoint whose pod has a proxy with a VirtualService on that port is used once that proxy has acknowledged the
+//!   listener. What it has acknowledged stays true when its agent goes away; another answer changes it.
+//! * A listener that nothing wants any more stays (`lingering` for the compiler) until no document that some proxy may
+//!   have sends to it, at most [`Timing::linger`].
+//! * Where a listener only moves to another port, or a port to another VirtualService, documents that would lose the
+//!   endpoint for that moment wait for the acknowledgement, at most 2 s.
+//! * A new leader knows of no acknowledgement. For [`Timing::grace`] after the first agent has come, pods that it found
+//!   are taken to have the listeners that it found, until they answer: agents that come back one by one empty nobody's
+//!   Targets. Pods and objects that are newer are not trusted.
+//!
+//! # One object never takes another down
+//!
+//! * An object that is [`Rejected`] stays in force as it last was, if this fleet knew it so; its status has
+//!   `Accepted=False, Invalid`. One that never was good does not exist for the others.
+//! * What a proxy refuses is held back on that proxy alone, the rest is pushed with the next turn; it is tried again
+//!   after 1 s, 2 s, ... 60 s, and at once when it changes. A refusal that no object can be blamed for is said of all
+//!   objects of the pod, and the same document is pushed again with the same pauses.
+//!
+//! # Status
+//!
+//! * `Programmed` is `False, NoPods` where a selector picks no pod with a proxy, and `False, NotReferenced` for Routes,
+//!   Rules and Targets without a selector that no rule of any pod leads to: they go where they are referred to.
+//! * `programmed` counts pods that acknowledged this generation, be their agent connected or not; `unreachable` counts
+//!   those without a connected agent. If none has acknowledged and none is connected it is `False, Unreachable`.
+//! * Pods that are being deleted are not counted.
+//! * That acknowledgements are missing is said after 0.5 s: mostly they are there by then.
+//! * Warnings of proxies, and endpoints left out as duplicates, stand in the message of `Programmed`.
 
 #![forbid(unsafe_code)]
 
@@ -71,7 +104,8 @@ pub struct Timing {
     pub debounce: Duration,
     /// A listener that nothing wants any more stays at most so long for the proxies that still use it (10 s).
     pub linger: Duration,
-    /// After a start no count of programmed proxies is lowered for so long (30 s).
+    /// After a start no count of programmed proxies is lowered for so long, and after the first agent listeners are
+    /// taken to be there for so long (30 s).
     pub grace: Duration,
 }
 

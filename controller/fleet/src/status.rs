@@ -257,7 +257,8 @@ fn keep(status: &mut Status, seed: &Status) {
     if seed.observed_generation != status.observed_generation {
         return;
     }
-    status.programmed = status.programmed.max(seed.programmed.min(status.pods));
+    let failing = u32::try_from(status.failing.len()).unwrap_or(u32::MAX);
+    status.programmed = status.programmed.max(seed.programmed.min(status.pods.saturating_sub(failing)));
     status.unreachable = status.unreachable.min(seed.unreachable);
     if !is_unanswered(status) && find(status, PROGRAMMED).is_some_and(|now| now.reason != PROGRAMMED) {
         return;

@@ -82,6 +82,27 @@ fn a_listener_stays_no_longer_than_it_may() {
 }
 
 #[test]
+fn a_pod_that_is_gone_uses_nothing() {
+    let mut bench = Bench::settled(&chain(), &["g", "w1", "w2"]);
+    bench.delete(Kind::Pod, "g");
+    bench.delete(Kind::VirtualService, "worker");
+    assert_eq!(bench.soon(), ["w1", "w2"]);
+    assert!(bench.config("w1").listeners.is_empty());
+}
+
+#[test]
+fn a_document_that_was_told_and_not_answered_counts_too() {
+    let mut bench = Bench::settled(&chain(), &["w1", "w2"]);
+    bench.connect("g");
+    bench.turn();
+    assert_eq!(back(&bench).len(), 2);
+    bench.delete(Kind::VirtualService, "worker");
+    assert_eq!(bench.soon(), ["g"], "it may have adopted the first one");
+    bench.acknowledge("g");
+    assert_eq!(bench.turn(), ["w1", "w2"]);
+}
+
+#[test]
 fn a_pod_that_is_no_longer_selected_keeps_its_listener_while_it_is_used() {
     let mut bench = Bench::settled(&chain(), &["g", "w1", "w2"]);
     bench.apply(&pod("w1", "idle", "10.0.1.1"));
