@@ -25,10 +25,13 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, Resource, ResourceExt as _};
 use l7mp_controller::operator::trust::{self, PodAddresses, Pods, Review, Settings};
-use l7mp_link::server::{Authority as _, Denied, Identity, Reason};
+use l7mp_link::certificates::Material;
+use l7mp_link::client::{Hello, Link, LinkError, Place, tls_config};
+use l7mp_link::server::{self, Authority as _, Counters, Denied, FromAgent, Identity, Leadership, Reason};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PEER: &str = "10.1.0.7";
@@ -382,4 +385,57 @@ async fn certificates_and_maps_with_the_operators_rights() {
     for name in [&home, &team, &late] {
         Api::<Namespace>::all(admin.clone()).delete(name, &DeleteParams::default()).await.unwrap();
     }
+}
+
+/// An agent that uses the port of this replica, with this token.
+async fn agent(port: u16, home: &str, bundle: &str, token: &str) -> Result<Link, LinkError> {
+    let place = Place { dial: format!("127.0.0.1:{port}"), name: format!("l7mp-operator.{home}.svc") };
+    let hello = Hello { pod: "gateway".to_owned(), ..Hello::default() };
+    Link::open(&place, tls_config(bundle.as_bytes())?, token, hello).await
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: L7MP_KUBECONFIG"]
+async fn an_agent_connects_with_its_pods_token_and_the_published_ca() {
+    let team = Team::new().await;
+    let home = namespace(&team.client).await;
+    grant(&team.client, &home).await;
+    let replica = replica(&home, true).await;
+    replica.namespaces.send_replace(BTreeSet::from([team.namespace.clone()]));
+    let tls = replica.trust.tls().await.unwrap();
+    let map = published(&team.client, &team.namespace, &bundle(&replica).await).await;
+    let ca = &map.data.unwrap()["ca.crt"];
+
+    let pod = PodAddresses { uid: team.uid().await, addresses: vec![[127, 0, 0, 1].into()], ..PodAddresses::default() };
+    let known = Known(team.namespace.clone(), pod);
+    let operator = client(Some(format!("system:serviceaccount:{home}:l7mp-operator"))).await;
+    let review = Arc::new(Review::new(operator, Arc::new(known), true));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (events, mut heard) = mpsc::channel(16);
+    let counters = Arc::new(Counters::default());
+    let (_leadership, leads) = watch::channel(Leadership::Here { term: 1 });
+    let serving = tokio::spawn(server::serve(listener, tls, review, leads, events, counters.clone()));
+
+    let link = agent(port, &home, ca, &team.token("l7mp-operator", true).await).await.unwrap();
+    match heard.recv().await.unwrap() {
+        FromAgent::Connected { identity, .. } => assert_eq!(
+            (identity.namespace, identity.pod, identity.uid),
+            (team.namespace.clone(), "gateway".to_owned(), team.uid().await)
+        ),
+        other => panic!("{other:?}"),
+    }
+    let unbound = agent(port, &home, ca, &team.token("l7mp-operator", false).await).await;
+    assert!(matches!(&unbound, Err(LinkError::Refused(_))), "{unbound:?}");
+    assert_eq!(counters.refused(Reason::NotOfPod), 1);
+    // Not this replica's CA, not this replica's name.
+    let stranger = Material::create(&Settings::new(&home).names(), SystemTime::now(), &trust::LIFETIMES).unwrap();
+    let token = team.token("l7mp-operator", true).await;
+    let untrusted = agent(port, &home, &stranger.bundle(), &token).await;
+    assert!(matches!(&untrusted, Err(LinkError::Tls { .. })), "{untrusted:?}");
+    let misnamed = agent(port, "elsewhere", ca, &token).await;
+    assert!(matches!(&misnamed, Err(LinkError::Tls { .. })), "{misnamed:?}");
+    drop(link);
+    serving.abort();
+    replica.trust.stop().await;
 }
