@@ -14,6 +14,8 @@ use l7mp_admin::AdminSocket;
 use l7mp_compiler::compile::{HeldBack, View, compile};
 use l7mp_compiler::object::PodName;
 use l7mp_controller::local::{self, Directory};
+use l7mp_controller::operator;
+use l7mp_controller::operator::cli::{Cli as Operator, Crds, LogFormat};
 use l7mp_controller::push::{Pusher, Timing};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -57,6 +59,8 @@ enum Command {
     /// Print the document that one proxy would get, and what is wrong with the manifests on stderr; exits
     /// with 1 when anything is.
     Compile(Compile),
+    Operator(Operator),
+    Crds(Crds),
 }
 
 #[derive(Args)]
@@ -108,16 +112,16 @@ impl FromStr for Proxy {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let format = match &cli.command {
+        Command::Operator(operator) => operator.log,
+        Command::Local(_) | Command::Compile(_) | Command::Crds(_) => LogFormat::Text,
+    };
+    start_log(format);
     let result = match cli.command {
         Command::Local(local) => run_local(local),
         Command::Compile(request) => run_compile(&request),
+        Command::Operator(operator) => run_operator(&operator),
+        Command::Crds(crds) => crds.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,6 +130,40 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+fn run_operator(request: &Operator) -> anyhow::Result<()> {
+    // A long turn of the loop holds one thread; the Lease is renewed on another.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.send_replace(true);
+            // Whoever waits looks at the value; the sender stays for the second signal, which ends at once.
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+        operator::run(request, stopped).await
+    })
 }
 
 fn run_compile(request: &Compile) -> anyhow::Result<()> {

@@ -1,0 +1,191 @@
+//! Follows the objects of the cluster. Each kind has a watch of its own, which ends for nothing: it is tried again
+//! with growing pauses, and a re-list forgets no object before all are there.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::take;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{Api, ObjectMeta, Resource};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt as _, watcher::DefaultBackoff};
+use l7mp_compiler::object::{Kind, ObjectId};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::operator::metrics::Metrics;
+use crate::operator::read::{Seen, group_version, read};
+
+/// Objects of one page of a list.
+const PAGE: u32 = 250;
+
+/// What a watch says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// All objects of a kind: what is not among them is gone.
+    Reset(Kind, Vec<Seen>),
+    /// An object is there, or has changed.
+    Apply(Seen),
+    /// An object is gone.
+    Delete(ObjectId),
+}
+
+/// Follows every kind until the receiver is gone.
+pub fn start(client: &kube::Client, changes: &mpsc::Sender<Change>, metrics: &Arc<Metrics>) -> JoinSet<()> {
+    let mut watches = JoinSet::new();
+    macro_rules! follow {
+        ($($kind:ident)*) => {
+            $(watches.spawn(follow::<kinds::$kind>(client.clone(), changes.clone(), Arc::clone(metrics)));)*
+        };
+    }
+    follow!(VirtualService Target Route Rule Pod Service EndpointSlice);
+    watches
+}
+
+/// A kind, as a type.
+pub trait Watch: Clone + fmt::Debug + Send + Sync + 'static {
+    /// Which.
+    const KIND: Kind;
+}
+
+/// The kinds that are followed.
+pub mod kinds {
+    use super::{Kind, Watch};
+
+    macro_rules! kinds {
+        ($($kind:ident)*) => {
+            $(
+                /// See [`Kind`].
+                #[derive(Clone, Debug)]
+                pub struct $kind;
+
+                impl Watch for $kind {
+                    const KIND: Kind = Kind::$kind;
+                }
+            )*
+        };
+    }
+    kinds!(VirtualService Target Route Rule Pod Service EndpointSlice);
+}
+
+/// An object of the kind `K`. It is trimmed while it is read: lists of whole pods are never held.
+#[derive(Clone, Debug)]
+pub struct Watched<K> {
+    meta: ObjectMeta,
+    seen: Seen,
+    kind: PhantomData<K>,
+}
+
+impl<'de, K: Watch> Deserialize<'de> for Watched<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let resource_version = value["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        let seen = read(K::KIND, value);
+        let meta = ObjectMeta { name: Some(seen.id().name), resource_version, ..ObjectMeta::default() };
+        Ok(Watched { meta, seen, kind: PhantomData })
+    }
+}
+
+impl<K: Watch> Resource for Watched<K> {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::KIND.as_str().into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        group_version(K::KIND).0.into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        group_version(K::KIND).1.into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::KIND.plural().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, metrics: Arc<Metrics>) {
+    let kind = K::KIND;
+    let config = watcher::Config::default().page_size(PAGE);
+    let stream = watcher(Api::<Watched<K>>::all(client), config).backoff(DefaultBackoff::default());
+    let mut stream = pin!(stream);
+    let mut listed = Vec::new();
+    let mut failure = String::new();
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                metrics.watch_errors.add([kind.as_str()]);
+                let error = describe(&error);
+                if error != failure {
+                    tracing::warn!("watch of {}: {error}; trying again", kind.plural());
+                    failure = error;
+                }
+                continue;
+            }
+        };
+        let change = match event {
+            Event::Init => {
+                listed.clear();
+                continue;
+            }
+            Event::InitApply(object) => {
+                metrics.watch_events.add([kind.as_str(), "init"]);
+                listed.push(object.seen);
+                continue;
+            }
+            Event::InitDone => {
+                tracing::debug!("{} {} listed", listed.len(), kind.plural());
+                Change::Reset(kind, take(&mut listed))
+            }
+            Event::Apply(object) => {
+                metrics.watch_events.add([kind.as_str(), "apply"]);
+                Change::Apply(object.seen)
+            }
+            Event::Delete(object) => {
+                metrics.watch_events.add([kind.as_str(), "delete"]);
+                Change::Delete(object.seen.id())
+            }
+        };
+        if !failure.is_empty() {
+            tracing::info!("watch of {}: goes on", kind.plural());
+            failure.clear();
+        }
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A watcher's error with its cause once; the sources repeat each other.
+fn describe(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => format!("cannot list: {}", status.message),
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => format!("cannot watch: {}", status.message),
+        watcher::Error::WatchError(status) => format!("the API server ended it: {}", status.message),
+        watcher::Error::InitialListFailed(error) => format!("cannot list: {error}"),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => format!("{error}"),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
