@@ -4,6 +4,7 @@
 //! A step that cannot run here is skipped on a person's machine, and fails where `CI=true`.
 
 mod deny;
+mod kubernetes;
 mod style;
 mod suite;
 
@@ -35,8 +36,10 @@ pub enum Step {
     Deny,
     /// Generated files are fresh
     Generated,
-    /// Every test of the workspace: unit, table, seeds, engine, end to end
+    /// Every test of the workspace that needs no cluster: unit, table, seeds, engine, end to end
     Test,
+    /// The tests that need a Kubernetes, on one that is started for them
+    Kubernetes,
     /// The proxy accepts every example, and starts with it
     Examples,
 }
@@ -57,10 +60,13 @@ impl Step {
         match self {
             Step::Fmt => cargo(&["fmt", "--all", "--check"]),
             Step::Style => style::check(),
-            Step::Clippy => cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            Step::Clippy => {
+                cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
+            }
             Step::Deny => deny::check(),
             Step::Generated => generated(),
             Step::Test => suite::run(tally),
+            Step::Kubernetes => kubernetes::run(tally),
             Step::Examples => examples(tool),
         }
     }
@@ -74,6 +80,9 @@ impl Step {
             Step::Deny => "look at deny.toml: another crate, or a line there with a reason",
             Step::Generated => "run the generator that is named above, and commit what it writes",
             Step::Test => "the failing test's name is above; `cargo test NAME` runs it alone",
+            Step::Kubernetes => {
+                "`cargo test -p l7mp-ci --features kubernetes --test kubernetes NAME -- --nocapture` runs one alone"
+            }
             Step::Examples => "`l7mp-proxy --check FILE` shows the errors of one example",
         }
     }
@@ -113,7 +122,7 @@ pub fn run(steps: &[Step]) -> Result<()> {
         if failed == 0 { "all ok" } else { "FAILED" },
         seconds(start.elapsed())
     );
-    if steps.contains(&Step::Test) {
+    if steps.contains(&Step::Test) || steps.contains(&Step::Kubernetes) {
         println!("{} passed, {} failed", tally.passed, tally.failed);
     }
     ensure!(failed == 0, "{failed} of {} steps failed", steps.len());

@@ -93,13 +93,18 @@ impl Cluster {
         Cluster::shared().map(Some)
     }
 
+    /// What a cluster needs and this machine lacks, as an error of one line that says how it is had.
+    pub fn needs() -> Result<()> {
+        needs::check().and_then(|()| Programs::check_go())
+    }
+
     /// Whether this machine has what a cluster needs; `None`, with a line that says what is missing, if it has not.
     ///
     /// # Errors
     ///
     /// When it has not, and `CI=true`: there nothing is skipped.
     pub fn check_needs() -> Result<Option<()>> {
-        match needs::check().and_then(|()| Programs::check_go()) {
+        match Cluster::needs() {
             Ok(()) => Ok(Some(())),
             Err(error) if std::env::var_os("CI").is_some_and(|ci| ci == "true") => Err(error),
             Err(error) => {
@@ -109,13 +114,30 @@ impl Cluster {
         }
     }
 
-    /// The cluster of the kubeconfig file `L7MP_KUBECONFIG` if that is set, else a new one without the project's
-    /// images; then it waits until no other process on this machine has such a one.
+    /// The cluster `L7MP_CLUSTER` of this machine or that of the kubeconfig file `L7MP_KUBECONFIG`, if one is set; else
+    /// one for tests.
     pub fn up_or_given() -> Result<Cluster> {
-        match std::env::var_os("L7MP_KUBECONFIG") {
-            Some(kubeconfig) => Cluster::given(kubeconfig.into()),
-            None => Cluster::up(TEST_NAME, true),
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        match (variable("L7MP_CLUSTER"), variable("L7MP_KUBECONFIG")) {
+            (Some(name), _) => Cluster::up(&name.to_string_lossy(), false),
+            (None, Some(kubeconfig)) => Cluster::given(kubeconfig.into()),
+            (None, None) => Cluster::new_for_tests(),
         }
+    }
+
+    /// A new one without the project's images, after waiting until no other process on this machine has such a one.
+    pub fn new_for_tests() -> Result<Cluster> {
+        Cluster::up(TEST_NAME, true)
+    }
+
+    /// Its name on this machine; that of a given one is empty.
+    pub fn name(&self) -> &str {
+        self.own.as_ref().map_or("", |own| &own.place.name)
+    }
+
+    /// The private key that signs the tokens of service accounts, for tests that forge some.
+    pub fn token_key(&self) -> Result<PathBuf> {
+        Ok(self.own()?.place.file("pki/sa.key"))
     }
 
     /// A cluster that somebody else looks after. Its kubectl and helm are those of PATH, else ours.

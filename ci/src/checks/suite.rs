@@ -1,7 +1,7 @@
 //! `cargo test`, and how many tests it ran.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,6 +19,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Adds those of another run.
+    pub fn merge(&mut self, other: &Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
     /// Adds a line such as `test result: ok. 12 passed; 0 failed; 0 ignored; ...`; others do not count.
     fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else { return };
@@ -35,10 +42,21 @@ impl Tally {
     }
 }
 
-/// Every test of the workspace; goes on after a failure, so that one run shows all of them.
+/// Every test of the workspace that needs no cluster; goes on after a failure, so that one run shows all of them.
 pub fn run(tally: &mut Tally) -> Result<Outcome> {
-    println!("cargo test --locked --workspace --no-fail-fast");
-    let mut command = cargo_command(&["test", "--locked", "--workspace", "--no-fail-fast"]);
+    let mut all = Tally::default();
+    let status = count(&mut cargo_command(&["test", "--locked", "--workspace", "--no-fail-fast"]), &mut all);
+    tally.merge(&all);
+    ensure!(status?, "{} tests failed, or did not build", all.failed);
+    ensure!(all.passed > 0, "no test ran");
+    ensure!(all.ignored == 0, "{} tests are ignored: a test runs, or goes", all.ignored);
+    Ok(Outcome::Passed)
+}
+
+/// Runs a `cargo test`, shows what it says, and counts its tests; whether all went well.
+pub fn count(command: &mut Command, tally: &mut Tally) -> Result<bool> {
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    println!("cargo {}", arguments.join(" "));
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let output = BufReader::new(cargo.stdout.take().context("cargo has no stdout")?);
     for line in output.split(b'\n') {
@@ -48,11 +66,7 @@ pub fn run(tally: &mut Tally) -> Result<Outcome> {
         stdout.write_all(b"\n")?;
         tally.add(&String::from_utf8_lossy(&line));
     }
-    let status = cargo.wait()?;
-    ensure!(status.success(), "{} tests failed, or did not build", tally.failed);
-    ensure!(tally.passed > 0, "no test ran");
-    ensure!(tally.ignored == 0, "{} tests are ignored: a test runs, or goes", tally.ignored);
-    Ok(Outcome::Passed)
+    Ok(cargo.wait()?.success())
 }
 
 #[cfg(test)]

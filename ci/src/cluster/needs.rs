@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 
 /// Programs, and the Debian packages that they come in.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 7] = [
     ("ip", "iproute2"),
-    ("mount", "mount"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, WaitOptions};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
@@ -34,6 +34,9 @@ pub const INSIDE: &str = "/run/l7mp-cluster";
 pub const PROGRAMS: &str = "/run/l7mp-programs";
 /// The kubelet's directory, as those inside see it: the usual one, since charts know it.
 pub const KUBELET: &str = "/var/lib/kubelet";
+
+/// Where the machine's files are covered, in the order of covering.
+const OWN_PLACES: [&str; 4] = ["/run", "/tmp", "/var/lib", "/var/log"];
 
 /// What the kubelet wants to set, and does not start without: whether the machine panics, how it gives out memory. It
 /// sets files of its own instead.
@@ -183,7 +186,13 @@ impl Node {
         let result = kill_all().and_then(|()| {
             clean::unmount(&[INSIDE, KUBELET])?;
             clean::remove_cgroups(&self.options.cgroup)?;
-            clean::remove_directory(Path::new(INSIDE), &self.options.directory)
+            clean::empty(Path::new(INSIDE))?;
+            // As the machine has it again, so that the directory itself can be removed.
+            for path in OWN_PLACES.iter().rev() {
+                rustix::mount::unmount(*path, UnmountFlags::DETACH)?;
+            }
+            rustix::mount::mount_remount("/", MountFlags::BIND, c"")?;
+            fs::remove_dir(&self.options.directory).context("the cluster's directory")
         });
         if let Err(error) = &result {
             // Into the log, which is still there then; whoever asked for the end removes the rest.
@@ -229,8 +238,8 @@ fn mounts(options: &Options) -> Result<()> {
             rustix::mount::mount_bind(&own, &shown).with_context(|| format!("cannot cover {}", shown.display()))?;
         }
     }
-    for (path, mode) in [("/tmp", c"mode=1777"), ("/var/lib", c"mode=755"), ("/var/log", c"mode=755")] {
-        memory(Path::new(path), mode)?;
+    for path in &OWN_PLACES[1..] {
+        memory(Path::new(path), if *path == "/tmp" { c"mode=1777" } else { c"mode=755" })?;
     }
     let kubelet = Path::new(INSIDE).join("kubelet");
     fs::create_dir_all(&kubelet)?;

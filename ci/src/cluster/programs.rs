@@ -125,7 +125,7 @@ impl Programs {
 
     /// Whether there is a Go that can build them.
     pub fn check_go() -> Result<()> {
-        go(&modules()).map(drop)
+        go(&modules(), &BUILDS).map(drop)
     }
 }
 
@@ -136,7 +136,7 @@ fn modules() -> PathBuf {
 /// A directory of everything in `builds`, of which `main` is the module that gives the version.
 fn find_or_build(main: &str, builds: &[Build]) -> Result<Programs> {
     let modules = modules();
-    let go = go(&modules)?;
+    let go = go(&modules, builds)?;
     let directory = cache()?.join(key(&modules, &go.version, main, builds)?);
     if directory.exists() {
         return Ok(Programs { directory });
@@ -154,8 +154,8 @@ struct Go {
     version: String,
 }
 
-fn go(modules: &Path) -> Result<Go> {
-    let wanted = wanted_go(modules)?;
+fn go(modules: &Path, builds: &[Build]) -> Result<Go> {
+    let wanted = wanted_go(modules, builds)?;
     let install = format!("install Go {wanted} or newer (https://go.dev/dl), and have it in PATH");
     let usual = PathBuf::from("/usr/local/go/bin/go");
     let found = needs::find("go").or_else(|| usual.exists().then_some(usual));
@@ -172,9 +172,9 @@ fn go(modules: &Path) -> Result<Go> {
 }
 
 /// The newest version that a module asks for.
-fn wanted_go(modules: &Path) -> Result<String> {
+fn wanted_go(modules: &Path, builds: &[Build]) -> Result<String> {
     let mut wanted = String::new();
-    for build in BUILDS.iter().chain([&KWOK]) {
+    for build in builds {
         let text = read(modules.join(build.module).join("go.mod"))?;
         let line = text.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or_default();
         if numbers(line) > numbers(&wanted) {
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn every_module_of_the_workspace_has_a_version_and_asks_for_a_go() {
         let modules = crate::workspace().join("ci/cluster-modules");
-        assert!(numbers(&wanted_go(&modules).unwrap()) >= vec![1, 26]);
+        assert!(numbers(&wanted_go(&modules, &BUILDS).unwrap()) >= vec![1, 26]);
         let key = |go: &str| key(&modules, go, "k8s.io/kubernetes", &BUILDS).unwrap();
         let (one, other) = (key("go1.26.8"), key("go1.26.9"));
         assert!(one.starts_with("kube-v1.") && one.len() == other.len() && one != other, "{one} {other}");

@@ -1,0 +1,53 @@
+//! The tests that need a Kubernetes, on one that is started for them and ends with this step.
+
+use anyhow::{Result, ensure};
+
+use super::suite::{self, Tally};
+use super::{Outcome, cargo_command};
+use crate::cluster::Cluster;
+use crate::testbed::Profile;
+
+/// What `cargo test` is asked: the shorter ones first, for they say sooner what is wrong.
+const SUITES: [&[&str]; 4] = [
+    &["test", "--locked", "--package", "l7mp-crds", "--test", "api_server"],
+    &["test", "--locked", "--package", "l7mp-controller", "--features", "api-server", "--test", "trust"],
+    &["test", "--locked", "--package", "l7mp-ci", "--test", "chart"],
+    // One cluster, one state: one test at a time.
+    &[
+        "test",
+        "--locked",
+        "--package",
+        "l7mp-ci",
+        "--features",
+        "kubernetes",
+        "--test",
+        "kubernetes",
+        "--",
+        "--test-threads=1",
+        "--nocapture",
+    ],
+];
+
+/// Starts a cluster, gives it the images, runs the tests.
+pub fn run(tally: &mut Tally) -> Result<Outcome> {
+    if let Err(error) = Cluster::needs() {
+        return Ok(Outcome::Skipped(format!("{error:#}")));
+    }
+    let cluster = Cluster::new_for_tests()?;
+    cluster.load(Profile::Release)?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let bin = cluster.program("kubectl").parent().map(|bin| bin.display().to_string()).unwrap_or_default();
+    let (mut all, mut well) = (Tally::default(), true);
+    for suite in SUITES {
+        let mut command = cargo_command(suite);
+        command.env("L7MP_KUBECONFIG", cluster.kubeconfig()).env("L7MP_CLUSTER", cluster.name());
+        command.env("L7MP_HELM", cluster.program("helm")).env("PATH", format!("{bin}:{path}"));
+        command.env("L7MP_SERVICE_ACCOUNT_KEY", cluster.token_key()?).env("L7MP_RELEASE", "1");
+        well &= suite::count(&mut command, &mut all)?;
+    }
+    tally.merge(&all);
+    cluster.down()?;
+    ensure!(well, "{} tests failed, or did not build", all.failed);
+    ensure!(all.ignored == 0, "{} tests are ignored: a test runs, or goes", all.ignored);
+    Ok(Outcome::Passed)
+}
