@@ -137,7 +137,7 @@ impl Cluster {
 
     /// The private key that signs the tokens of service accounts, for tests that forge some.
     pub fn token_key(&self) -> Result<PathBuf> {
-        Ok(self.own()?.place.file("pki/sa.key"))
+        Ok(self.own()?.place.file("pki/service-accounts.key"))
     }
 
     /// A cluster that somebody else looks after. Its kubectl and helm are those of PATH, else ours.

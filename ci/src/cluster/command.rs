@@ -1,5 +1,6 @@
 //! `cargo cluster`: a cluster for people.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -102,7 +103,7 @@ fn status(place: &Place) -> Result<()> {
     let record = running(place)?;
     let (answer, _) = control::ask(&place.directory, &control::Request::Status)?;
     let network = Network(record.network);
-    println!("cluster {}: node {NODE} at {}, pods in {}", place.name, network.node(), network.all());
+    let mut text = format!("cluster {}: node {NODE} at {}, pods in {}\n", place.name, network.node(), network.all());
     let mut dead = 0;
     for part in Part::ALL {
         let how = match answer.parts.get(part.name()) {
@@ -111,8 +112,9 @@ fn status(place: &Place) -> Result<()> {
             None => "was never started".to_owned(),
         };
         dead += usize::from(how != "runs");
-        println!("  {:<20} {how}", part.name());
+        text += &format!("  {:<20} {how}\n", part.name());
     }
+    print(&text);
     if dead > 0 {
         bail!("{dead} of {} parts do not run: `cargo cluster up` starts them again", Part::ALL.len());
     }
@@ -125,6 +127,11 @@ fn running(place: &Place) -> Result<Record> {
 
 fn print_environment(place: &Place, record: &Record) {
     let programs = Programs { directory: record.programs.clone() };
-    println!("export KUBECONFIG='{}'", place.file("admin.kubeconfig").display());
-    println!("export PATH='{}':\"$PATH\"", programs.bin().display());
+    let (kubeconfig, bin) = (place.file("admin.kubeconfig"), programs.bin());
+    print(&format!("export KUBECONFIG='{}'\nexport PATH='{}':\"$PATH\"\n", kubeconfig.display(), bin.display()));
+}
+
+/// Whoever reads may have read enough.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
