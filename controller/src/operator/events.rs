@@ -53,6 +53,9 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// Reasons of `Programmed` that say nothing bad: it is under way, or said by another condition.
 const QUIET: [&str; 3] = ["Pending", "NotAccepted", "NotReferenced"];
 
+/// The reason of `Programmed` that is bad only for an object that was in force: pods begin without an agent.
+const UNREACHABLE: &str = "Unreachable";
+
 /// Says what happens to objects.
 #[derive(Debug)]
 pub struct Events {
@@ -122,9 +125,11 @@ fn notes(id: &ObjectId, uid: Option<&str>, before: Option<&Status>, after: &Stat
         message: cut(message, NOTE_MAX).to_owned(),
     };
     let bad: Vec<&Condition> = after.conditions.iter().filter(|condition| is_bad(condition)).collect();
+    let was_in_force = before.is_some_and(|before| before.programmed > 0);
     let is_news = |now: &&&Condition| {
-        condition(before, &now.kind)
-            .is_none_or(|last| !is_bad(last) || (&last.reason, &last.message) != (&now.reason, &now.message))
+        (now.reason != UNREACHABLE || was_in_force)
+            && condition(before, &now.kind)
+                .is_none_or(|last| !is_bad(last) || (&last.reason, &last.message) != (&now.reason, &now.message))
     };
     let mut notes: Vec<Note> =
         bad.iter().filter(is_news).map(|condition| note(true, &condition.reason, &condition.message)).collect();
@@ -257,6 +262,16 @@ mod tests {
         assert_eq!(said(None, &pending), []);
         assert_eq!(said(Some(&pending), &refused), [(true, "Refused".to_owned())]);
         assert_eq!(said(Some(&refused), &pending), []);
+    }
+
+    #[test]
+    fn agents_that_have_not_come_yet_are_not_bad_and_those_that_are_gone_are() {
+        let unreachable = status(&[("Programmed", FALSE, "Unreachable"), ("Ready", FALSE, "Unreachable")]);
+        let mut in_force = status(&[("Programmed", TRUE, "Programmed"), ("Ready", TRUE, "Ready")]);
+        assert_eq!(said(None, &unreachable), []);
+        assert_eq!(said(Some(&in_force), &unreachable), []);
+        in_force.programmed = 1;
+        assert_eq!(said(Some(&in_force), &unreachable), [(true, "Unreachable".to_owned())]);
     }
 
     #[test]

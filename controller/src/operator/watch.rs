@@ -7,23 +7,33 @@ use std::marker::PhantomData;
 use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, ObjectMeta, Resource};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt as _, watcher::DefaultBackoff};
 use l7mp_compiler::object::{Kind, ObjectId};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::operator::metrics::Metrics;
 use crate::operator::read::{Seen, group_version, read};
 
 /// Objects of one page of a list.
 const PAGE: u32 = 250;
+
+/// The pause after the first failure; it doubles with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// The longest pause between failures: an API server that is back is not long unnoticed.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The API server ends a watch after so long (s), and five more without a word mean that the connection is dead.
+const WATCH_S: u32 = 120;
 
 /// What a watch says.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,11 +133,11 @@ impl<K: Watch> Resource for Watched<K> {
 
 async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, metrics: Arc<Metrics>) {
     let kind = K::KIND;
-    let config = watcher::Config::default().page_size(PAGE);
-    let stream = watcher(Api::<Watched<K>>::all(client), config).backoff(DefaultBackoff::default());
-    let mut stream = pin!(stream);
+    let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_S);
+    let mut stream = pin!(watcher(Api::<Watched<K>>::all(client), config));
     let mut listed = Vec::new();
     let mut failure = String::new();
+    let mut pause = PAUSE_MIN;
     while let Some(event) = stream.next().await {
         let event = match event {
             Ok(event) => event,
@@ -138,6 +148,9 @@ async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, m
                     tracing::warn!("watch of {}: {error}; trying again", kind.plural());
                     failure = error;
                 }
+                // The kinds do not come back in one moment.
+                sleep(pause + pause.mul_f64(f64::from(K::KIND as u8) / 20.0)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
                 continue;
             }
         };
@@ -168,6 +181,7 @@ async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, m
             tracing::info!("watch of {}: goes on", kind.plural());
             failure.clear();
         }
+        pause = PAUSE_MIN;
         if changes.send(change).await.is_err() {
             return;
         }

@@ -67,6 +67,13 @@ impl Test {
         self.operator.turn();
     }
 
+    /// Lets so much time pass that what is not answered yet is said.
+    async fn settle(&mut self) {
+        for _ in 0..15 {
+            self.turn().await;
+        }
+    }
+
     fn connect(&mut self, stream: u64, holds: Option<Version>) -> Told {
         let told = Told::default();
         let heard = Arc::clone(&told);
@@ -135,6 +142,7 @@ async fn a_connected_proxy_is_told_and_its_answer_becomes_a_status() {
     let first = told.lock().unwrap().pop().unwrap();
     assert_eq!((first.version.epoch, first.version.term, first.config.listeners.len()), (9, 3, 1));
     assert!(first.origins.iter().any(|origin| origin.object == "VirtualService n/v"));
+    test.settle().await;
     assert_ne!(ready(&test.desired().unwrap()).status, ConditionStatus::True);
     test.hear(1, Report::Applied { version: first.version, warnings: Vec::new() });
     test.turn().await;
@@ -239,7 +247,7 @@ async fn a_follower_compiles_nothing_and_says_who_leads() {
     assert_eq!((test.operator.fleet.counts().compiled, test.desired()), (0, None));
     test.operator.stand(&MINE);
     assert_eq!(*test.leadership.borrow(), Leadership::Here { term: 3 });
-    test.turn().await;
+    test.settle().await;
     assert!(test.desired().is_some());
 }
 

@@ -14,8 +14,8 @@ use super::News;
 pub struct Timing {
     /// At most one write of an object in so long (5 s).
     pub interval: Duration,
-    /// A status that is about to change again is waited for so long (500 ms): an edited object is unready for the
-    /// moment that its proxies take, which nobody needs to read. An object that became Ready is written at once.
+    /// A status that may be about to change again waits so long (250 ms): changes come in bursts. An object that
+    /// became Ready is written at once.
     pub settle: Duration,
     /// The pause after a failed write (1 s), doubled with each further one.
     pub retry: Duration,
@@ -26,7 +26,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Timing {
         let ms = Duration::from_millis;
-        Timing { interval: ms(5_000), settle: ms(500), retry: ms(1_000), retry_max: ms(30_000) }
+        Timing { interval: ms(5_000), settle: ms(250), retry: ms(1_000), retry_max: ms(30_000) }
     }
 }
 
@@ -329,7 +329,7 @@ mod tests {
     fn an_object_that_becomes_ready_is_written_at_once_and_another_once_it_settles() {
         let mut test = Test::new(None);
         test.desire(status(FALSE, 1));
-        assert_eq!(test.next(), Some(500));
+        assert_eq!(test.next(), Some(250));
         assert_eq!(test.take(), None);
         test.at(100);
         test.desire(status(TRUE, 1));
@@ -337,8 +337,8 @@ mod tests {
         assert_eq!(test.write().status.pods, 1);
         test.at(9_000);
         test.desire(status(FALSE, 1));
-        assert_eq!(test.next(), Some(9_500));
-        test.at(9_200);
+        assert_eq!(test.next(), Some(9_250));
+        test.at(9_240);
         test.desire(status(TRUE, 1));
         assert_eq!(test.next(), None, "an edit that its proxies took at once");
     }
@@ -439,7 +439,7 @@ mod tests {
         test.desire(status(TRUE, 1));
         test.at(60_000);
         test.desk.hear(News::Restart, test.start + test.now);
-        assert_eq!((test.take(), test.next()), (None, Some(60_500)));
+        assert_eq!((test.take(), test.next()), (None, Some(60_250)));
         test.desire(status(TRUE, 2));
         test.at(60_500);
         assert_eq!(test.write().status.pods, 2);

@@ -1,7 +1,6 @@
 //! A watch, against an API server that lists, watches, and fails.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use hyper::{Request, Response};
 use kube::client::Body;
@@ -128,7 +127,7 @@ async fn a_watch_that_is_cut_goes_on_where_it_was() {
     while let Ok(request) = asked.try_recv() {
         requests.push(request);
     }
-    assert!(requests[2..].iter().all(|request| request.contains("resourceVersion=6")), "{requests:?}");
+    assert!(requests[2..4].iter().all(|request| request.contains("resourceVersion=6")), "{requests:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,5 +153,5 @@ async fn failures_are_tried_again_with_pauses() {
     let (mut changes, _, metrics) = follow_targets(answers);
     assert_eq!(next(&mut changes).await, "= a");
     assert_eq!(metrics.watch_errors.get(["Target"]), 9);
-    assert!(began.elapsed() > Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(40), "{:?}", began.elapsed());
 }
