@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -11,6 +12,7 @@ Examples:
   l7mpctl get sessions --listener players
   l7mpctl get clusters -o json | jq '.[].name'
   l7mpctl delete session UDP:10.0.0.7:41020-10.0.0.1:9001-7
+  l7mpctl explain                                 in Kubernetes: which object each part comes from
   l7mpctl --socket /tmp/l7mp/admin.sock top";
 
 const APPLY_EXAMPLES: &str = "\
@@ -29,7 +31,14 @@ Examples:
 const DRAIN_EXAMPLES: &str = "\
 Examples:
   l7mpctl drain                                   returns once no new sessions are taken
+  l7mpctl drain --after 2s                        goes on as before for 2 s: those who send sessions are told meanwhile
   l7mpctl drain --wait                            returns when no session is left";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  l7mpctl explain
+  l7mpctl explain -o json | jq '.clusters[] | {name, from}'
+  kubectl exec POD -c l7mp -- l7mpctl explain     in Kubernetes";
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -99,9 +108,21 @@ pub enum Command {
     /// Take no new sessions; live ones go on until they end, or the proxy's --drain-timeout ends them
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain {
+        /// Begin only then: 500ms, 2s, 1m
+        #[arg(long, value_name = "DURATION", value_parser = l7mp_api::duration::parse)]
+        after: Option<Duration>,
         /// Return when no session is left
         #[arg(long)]
         wait: bool,
+    },
+    /// Say whether the proxy has a configuration and serves it; exit code 0 if so, else 1 with the reason
+    Ready,
+    /// Print what the operator told this pod's proxy, and which Kubernetes object each part comes from
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// Where l7mp-agent keeps what it was told [default: saved.json beside the admin socket]
+        #[arg(long, value_name = "FILE")]
+        saved: Option<PathBuf>,
     },
     /// Check a configuration document without a proxy: every error, each with its path
     Validate {

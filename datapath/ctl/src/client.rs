@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -59,6 +59,11 @@ impl Client {
     /// As for [`Client::new`].
     pub fn patient_for(&self, patience: Duration) -> Result<Client, Error> {
         Ok(Client { patience, ..Client::new(self.path.clone())? })
+    }
+
+    /// Where the socket is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// `GET`, and the JSON that comes back.

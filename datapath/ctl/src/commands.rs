@@ -13,7 +13,7 @@ use crate::cli::{Args, Command, Deletable, Format, Kind};
 use crate::client::{Client, escaped};
 use crate::error::Error;
 use crate::table::counted;
-use crate::{output, tables, top};
+use crate::{explain, output, tables, top};
 
 /// How often `drain --wait` looks.
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
@@ -40,11 +40,25 @@ pub fn run(args: Args, out: &mut impl Write) -> Result<(), Error> {
             client.delete(&format!("/api/v1/sessions/{}", escaped(&name)))?;
             output::print(out, format, &Deleted { deleted: &name }, |_| format!("deleted session {name}\n"))
         }
-        Command::Drain { wait } => drain(&client, wait, format, out),
+        Command::Drain { after, wait } => {
+            std::thread::sleep(after.unwrap_or_default());
+            drain(&client, wait, format, out)
+        }
+        Command::Ready => {
+            client.text("/readyz")?;
+            output::print(out, format, &Ready { ready: true }, |_| "ready\n".to_owned())
+        }
+        Command::Explain { saved } => explain::explain(&client, saved, format, out),
         Command::Validate { .. } => Ok(()),
         Command::Top { once } if once || !std::io::stdout().is_terminal() => top::once(&client, out),
         Command::Top { .. } => top::live(&client),
     }
+}
+
+/// A proxy that serves, for programs.
+#[derive(serde::Serialize)]
+struct Ready {
+    ready: bool,
 }
 
 /// A session that was deleted, for programs.

@@ -1,4 +1,5 @@
-//! The human's tool on the admin socket of an l7mp proxy: `l7mpctl apply`, `get`, `delete`, `drain`, `validate`, `top`.
+//! The human's tool on the admin socket of an l7mp proxy: `l7mpctl apply`, `get`, `delete`, `drain`,
+//! `explain`, `validate`, `top`.
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +7,7 @@ mod cli;
 mod client;
 mod commands;
 mod error;
+mod explain;
 mod output;
 mod table;
 mod tables;

@@ -57,13 +57,13 @@ fn rulelist(object: &Value) -> Vec<String> {
 }
 
 /// `{UDP: {...}}`
-fn tagged(spec: &Value) -> (String, Value) {
+pub(crate) fn tagged(spec: &Value) -> (String, Value) {
     let entry = spec.as_object().and_then(|fields| fields.iter().next());
     entry.map(|(protocol, fields)| (protocol.clone(), fields.clone())).unwrap_or_default()
 }
 
 /// ingress > destination > egress
-fn chain(route: &Value) -> String {
+pub(crate) fn chain(route: &Value) -> String {
     let list = |field: &str| route[field].as_array().cloned().unwrap_or_default();
     let clusters = list("ingress").into_iter().chain([route["destination"].clone()]).chain(list("egress"));
     clusters.map(|cluster| reference(&cluster)).collect::<Vec<_>>().join(" > ")
@@ -76,7 +76,7 @@ fn retry(retry: &Value) -> String {
     }
 }
 
-fn action(action: &Value) -> String {
+pub(crate) fn action(action: &Value) -> String {
     let target = match (&action["route"], &action["apply"], &action["refuse"]) {
         (Value::Null, Value::Null, reason) => format!("refuse: {}", text(reason)),
         (Value::Null, list, _) => format!("apply {}", text(list)),
@@ -112,7 +112,7 @@ fn references(rules: &Value) -> String {
 }
 
 /// A scalar; nothing for null.
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -203,7 +203,7 @@ pub fn info(info: &Info) -> String {
 }
 
 /// Names and values in two columns; a value may have several lines.
-fn pairs(pairs: &[(&str, String)]) -> String {
+pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     let mut text = String::new();
     for (name, value) in pairs {

@@ -284,6 +284,28 @@ fn info_as_a_table() {
 }
 
 #[test]
+fn ready_is_an_exit_code_and_a_reason() {
+    let fake = Fake::always(200, "ready\n");
+    let ran = fake.run(&["ready"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "ready\n"));
+    assert_eq!(fake.lines(), ["GET /readyz"]);
+    let fake = Fake::always(503, "no configuration yet\n");
+    let ran = fake.run(&["ready"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("no configuration yet"), "{}", ran.err);
+}
+
+#[test]
+fn draining_may_begin_later() {
+    let fake = Fake::always(200, r#"{"draining": true, "sessions": 0}"#);
+    let start = std::time::Instant::now();
+    assert_eq!(fake.run(&["drain", "--after", "300ms"]).code, Some(0));
+    assert!(start.elapsed() >= std::time::Duration::from_millis(300));
+    assert_eq!(fake.lines(), ["POST /api/v1/drain"]);
+    assert!(fake.run(&["drain", "--after", "soon"]).err.contains("not a duration"));
+}
+
+#[test]
 fn draining_returns_once_it_has_begun_or_when_it_is_over() {
     let fake = Fake::always(200, r#"{"sessions":2}"#);
     assert_eq!(fake.run(&["drain"]), ok("draining, 2 sessions live\n"));
@@ -452,4 +474,63 @@ fn help_shows_examples() {
         let ran = ctl(arguments, "");
         assert!(ran.code == Some(0) && ran.out.contains("Examples:\n  l7mpctl "), "{arguments:?}: {ran:?}");
     }
+}
+
+/// What the agent keeps beside the socket, and a proxy that answers with `running` as its configuration.
+fn explained(running: impl Fn(&str) -> String) -> Fake {
+    let saved: serde_json::Value = serde_json::from_str(include_str!("golden/saved.json")).unwrap();
+    let config = running(&saved["document"].to_string());
+    let fake = Fake::always(200, &format!(r#"{{"version":3,"config":{config}}}"#));
+    std::fs::write(fake.directory.path().join("saved.json"), include_str!("golden/saved.json")).unwrap();
+    fake
+}
+
+#[test]
+fn explain_names_the_object_of_each_part() {
+    let fake = explained(str::to_owned);
+    let path = fake.directory.path().join("saved.json").display().to_string();
+    let ran = fake.run(&["explain"]);
+    assert_eq!(ran, ok(&include_str!("golden/explain.txt").replace("SAVED", &path)));
+    assert_eq!(fake.lines(), ["GET /api/v1/config"]);
+    let ran = fake.run(&["explain", "--saved", &path, "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&value["proxy"]["matches"], &value["proxy"]["version"]), (&true.into(), &3.into()));
+    assert_eq!(value["clusters"][0]["from"]["object"], "Target default/udp-cluster");
+    assert_eq!(value["clusters"][0]["endpoints"][1]["address"], "[fd00::4]:7");
+    assert_eq!(value["rules"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn explain_says_when_the_proxy_runs_something_else() {
+    let fake = explained(|sent| sent.replace("9001", "9002").replace("default/plain", "default/other"));
+    let ran = fake.run(&["explain"]);
+    assert_eq!(ran.code, Some(0));
+    let wanted = [
+        "proxy     RUNS SOMETHING ELSE, its own version 3:",
+        "listeners default/gateway-vsvc: runs otherwise than it was sent",
+        "routes default/plain: was sent and does not run",
+        "routes default/other: runs and was not sent",
+    ];
+    assert!(wanted.iter().all(|line| ran.out.contains(line)), "{}", ran.out);
+    let ran = fake.run(&["explain", "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(value["proxy"]["matches"], false);
+    assert_eq!(value["proxy"]["differences"].as_array().unwrap().len(), 4, "{value}");
+}
+
+#[test]
+fn explain_says_when_no_agent_keeps_the_proxy_and_when_the_proxy_is_away() {
+    let fake = Fake::always(200, "{}");
+    let ran = fake.run(&["explain"]);
+    assert!(ran.code == Some(1) && ran.err.contains("no l7mp-agent keeps this proxy"), "{ran:?}");
+    for (text, said) in [("{", "is not what l7mp-agent writes"), (r#"{"format":2}"#, "its format is 2, not 1")] {
+        std::fs::write(fake.directory.path().join("saved.json"), text).unwrap();
+        let ran = fake.run(&["explain"]);
+        assert!(ran.code == Some(1) && ran.err.contains(said), "{ran:?}");
+    }
+    std::fs::write(fake.directory.path().join("saved.json"), include_str!("golden/saved.json")).unwrap();
+    std::fs::remove_file(fake.socket()).unwrap();
+    let ran = fake.run(&["explain"]);
+    assert!(ran.code == Some(0) && ran.out.contains("proxy     does not say what it runs: "), "{ran:?}");
+    assert!(ran.out.contains("Target default/udp-cluster"), "{ran:?}");
 }
