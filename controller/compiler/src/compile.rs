@@ -7,6 +7,7 @@
 //! name of its object and the way to it (`default/gateway-vsvc/rules/0/destination`).
 
 mod cluster;
+mod endpoint;
 mod listener;
 mod lower;
 mod origin;
@@ -14,17 +15,21 @@ mod port;
 mod report;
 mod route;
 mod rule;
+mod service;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use l7mp_api::config::{Cluster, Config, Listener, Ref, Route, Rule, RuleList};
-use l7mp_crds::Pod;
+use l7mp_crds::{Pod, Selector};
 use thiserror::Error;
 
-use crate::dependencies::Dependencies;
+use crate::consent::advice;
+use crate::dependencies::{Dependencies, Key, ListId};
 use crate::nearest::nearest;
-use crate::object::{ObjectId, PodName};
+use crate::object::{Object, ObjectId, PodName};
+use crate::resolve::{Fault, Pick, Resolver};
 use crate::world::World;
 
 pub use origin::{Origin, Origins};
@@ -84,45 +89,58 @@ fn meant(nearest: Option<&PodName>) -> String {
     nearest.map_or_else(String::new, |nearest| format!("; is {nearest} meant?"))
 }
 
-/// Compiles the configuration of the proxy of one pod.
+/// Compiles the configuration of the proxy of one pod; whether its containers say that it has one is not asked.
 ///
 /// # Errors
 /// When the pod is not among the objects. That is no empty configuration: a proxy that has one keeps it.
 pub fn compile(world: &World, proxy: &PodName, view: &View<'_>) -> Result<Compiled, UnknownPod> {
-    let id = proxy.id();
-    let pod = world.pod(&id).ok_or_else(|| UnknownPod::new(world, proxy))?;
-    let mut build = Build::new(world, pod, id, view.held);
+    let unknown = || UnknownPod::new(world, proxy);
+    let own = world.get(&proxy.id()).ok_or_else(unknown)?;
+    let pod = own.as_pod().ok_or_else(unknown)?;
+    let mut build = Build::new(world, pod, proxy, view);
     build.selected_targets();
     build.listeners();
-    build.pending_lists();
-    Ok(build.finish())
+    Ok(build.finish(Arc::clone(own)))
 }
 
 /// A compilation under way: the parts of the document by name, each with its origin.
 struct Build<'w> {
     world: &'w World,
+    resolver: Resolver<'w>,
+    proxy: &'w PodName,
     pod: &'w Pod,
-    held: &'w HeldBack,
+    view: View<'w>,
     listeners: BTreeMap<String, (Listener, Origin)>,
     clusters: BTreeMap<String, (Cluster, Origin)>,
     /// A route that is not usable is kept as the message that its rules give.
     routes: BTreeMap<ObjectId, Result<Route, String>>,
     rules: BTreeMap<ObjectId, Rule>,
-    rulelists: BTreeMap<rule::ListId, Vec<ObjectId>>,
+    rulelists: BTreeMap<ListId, Vec<ObjectId>>,
     /// Rule lists that something refers to and that are not built yet.
-    pending: Vec<rule::ListId>,
-    /// All rules by list, in their order, those of other pods and held ones left out.
-    lists: BTreeMap<rule::ListId, Vec<&'w l7mp_crds::Rule>>,
+    pending: Vec<ListId>,
+    /// The lists that were looked at, with their rules in order.
+    lists: BTreeMap<ListId, Vec<&'w l7mp_crds::Rule>>,
+    /// What the names of the listener at hand and of its clusters have behind that of their object.
+    suffix: String,
+    /// Listeners that linger are at hand, of which nothing is reported.
+    quiet: bool,
     reports: BTreeSet<Report>,
     sources: BTreeSet<ObjectId>,
+    selected: BTreeSet<ObjectId>,
+    waits: BTreeSet<Use>,
+    uses: BTreeSet<Use>,
 }
 
 impl<'w> Build<'w> {
-    fn new(world: &'w World, pod: &'w Pod, id: ObjectId, held: &'w HeldBack) -> Build<'w> {
-        let mut build = Build {
+    fn new(world: &'w World, pod: &'w Pod, proxy: &'w PodName, view: &View<'w>) -> Build<'w> {
+        let mut resolver = Resolver::new(world);
+        resolver.keys.insert(Key::Object(proxy.id()));
+        Build {
             world,
+            resolver,
+            proxy,
             pod,
-            held,
+            view: *view,
             listeners: BTreeMap::new(),
             clusters: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -130,20 +148,39 @@ impl<'w> Build<'w> {
             rulelists: BTreeMap::new(),
             pending: Vec::new(),
             lists: BTreeMap::new(),
+            suffix: String::new(),
+            quiet: false,
             reports: BTreeSet::new(),
-            sources: BTreeSet::from([id]),
+            sources: BTreeSet::from([proxy.id()]),
+            selected: BTreeSet::new(),
+            waits: BTreeSet::new(),
+            uses: BTreeSet::new(),
+        }
+    }
+
+    /// Whether an object goes to this pod by its own selector; what is wrong with the selector is reported.
+    fn is_here(&mut self, id: &ObjectId, selector: &Selector) -> bool {
+        let fault = match self.resolver.picks(selector, &id.namespace, self.pod) {
+            Ok(Pick::Yes) => return true,
+            Ok(Pick::No) => return false,
+            Ok(Pick::NoConsent) => no_consent(self.proxy, &id.namespace),
+            Err(fault) => fault,
         };
-        build.lists = build.index_lists();
-        build
+        let path = if fault.reason == Reason::NoConsent { "spec.selector" } else { "spec.selector.matchService" };
+        self.report(&Origin::new(id.clone(), path), fault.reason, fault.message);
+        false
     }
 
     fn report(&mut self, at: &Origin, reason: Reason, message: impl Into<String>) {
+        if self.quiet {
+            return;
+        }
         let report = Report { object: at.object.clone(), path: at.path.clone(), reason, message: message.into() };
         self.reports.insert(report);
     }
 
     /// Lays the parts into the document, and notes where each came to lie.
-    fn finish(self) -> Compiled {
+    fn finish(self, own: Arc<Object>) -> Compiled {
         let mut config = Config::default();
         let mut origins = Origins::default();
         for (index, (listener, origin)) in self.listeners.into_values().enumerate() {
@@ -174,11 +211,17 @@ impl<'w> Build<'w> {
             config,
             reports: self.reports.into_iter().collect(),
             origins,
-            selected: self.sources.iter().filter(|id| id.kind.is_ours()).cloned().collect(),
             sources: self.sources,
-            dependencies: Dependencies::default(),
-            waits: BTreeSet::new(),
-            uses: BTreeSet::new(),
+            dependencies: Dependencies::new(own, self.resolver.keys),
+            waits: self.waits,
+            uses: self.uses,
+            selected: self.selected,
         }
     }
+}
+
+/// What is wrong when a selector of `from` picks a pod that does not accept it.
+fn no_consent(pod: &PodName, from: &str) -> Fault {
+    let message = format!("picks Pod {pod}, which does not accept namespace {from}: not there; {}", advice("it", from));
+    Fault::new(Reason::NoConsent, message)
 }

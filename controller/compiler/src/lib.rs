@@ -1,8 +1,10 @@
 //! Objects in, one proxy's whole configuration out. Pure: no I/O, no clock, no Kubernetes client.
 //!
 //! ```text
-//! manifest.rs, object.rs  ->  world.rs  ->  compile.rs  ->  Config, reports, origins
+//! manifest.rs, object.rs  ->  world.rs  ->  compile.rs  ->  Config, reports, origins, dependencies
 //! text or JSON, checked       the index     for one pod
+//!
+//! Change  ->  dependents.rs  ->  the pods to compile for
 //! ```
 //!
 //! [`world::World`] is an index of objects that is told what changed, and [`compile::compile`] turns it into
@@ -14,6 +16,7 @@
 
 pub mod check;
 pub mod compile;
+pub mod consent;
 pub mod dependencies;
 pub mod dependents;
 pub mod held;
@@ -22,6 +25,7 @@ mod nearest;
 pub mod object;
 pub mod reference;
 pub mod references;
+mod resolve;
 pub mod selected;
 pub mod selector;
 pub mod world;

@@ -198,6 +198,14 @@ impl Object {
         }
     }
 
+    /// The pod that it is.
+    pub fn as_pod(&self) -> Option<&Pod> {
+        match self {
+            Object::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+
     /// What names it.
     pub fn id(&self) -> ObjectId {
         ObjectId::new(self.kind(), self.meta().namespace(), &self.meta().name)

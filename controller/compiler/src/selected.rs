@@ -1,7 +1,8 @@
 //! The pods that an object goes to.
 
+use crate::consent::accepts;
 use crate::object::{Object, PodName};
-use crate::selector;
+use crate::resolve::Resolver;
 use crate::world::World;
 
 /// The pods with a proxy that the selector of a VirtualService, Target or Rule picks with their consent, by
@@ -15,8 +16,7 @@ pub fn selected_pods(world: &World, object: &Object) -> Vec<PodName> {
     };
     let Some(selector) = selector else { return Vec::new() };
     let from = object.meta().namespace();
-    let pods = world.pods(selector::namespace(selector, from));
-    pods.filter(|pod| world.has_proxy(pod) && selector::matches(selector, from, pod))
-        .map(|pod| PodName::of(&pod.metadata))
-        .collect()
+    let pods = Resolver::new(world).picked(selector, from).unwrap_or_default();
+    let theirs = pods.into_iter().filter(|pod| world.has_proxy(pod) && accepts(&pod.metadata, from));
+    theirs.map(|pod| PodName::of(&pod.metadata)).collect()
 }

@@ -4,16 +4,43 @@ use std::collections::BTreeMap;
 
 use l7mp_crds::{Operator, Pod, Requirement, Selector};
 
+use crate::object::{Kind, ObjectId};
+use crate::world::postings::Anchors;
+
 /// The fields of a pod that `matchFields` may name.
 pub const FIELDS: [&str; 6] =
     ["metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", "status.phase", "status.podIP"];
+
+/// The one field that is an index.
+const NAME: &str = "metadata.name";
 
 /// The namespace whose pods a selector picks, when it stands in an object of `namespace`.
 pub fn namespace<'a>(selector: &'a Selector, namespace: &'a str) -> &'a str {
     selector.match_namespace.as_deref().unwrap_or(namespace)
 }
 
-/// Whether a selector that stands in an object of `from` picks a pod. All terms must hold.
+/// The Service that a selector names, when it stands in an object of `from`.
+pub fn service(selector: &Selector, from: &str) -> Option<ObjectId> {
+    let name = selector.match_service.as_deref()?;
+    Some(ObjectId::new(Kind::Service, namespace(selector, from), name))
+}
+
+/// Where to look for a selector: a pod that it picks has one of these.
+pub(crate) fn anchors(selector: &Selector) -> Anchors<'_> {
+    if let Some(names) = selector.match_fields.iter().find(|term| term.key == NAME && term.operator == Operator::In) {
+        return Anchors::Names(names.values.iter().map(String::as_str).collect());
+    }
+    if let Some((key, value)) = selector.match_labels.iter().next() {
+        return Anchors::Labels(vec![(key, value)]);
+    }
+    match selector.match_expressions.iter().find(|term| term.operator == Operator::In) {
+        Some(term) => Anchors::Labels(term.values.iter().map(|value| (term.key.as_str(), value.as_str())).collect()),
+        None => Anchors::Any,
+    }
+}
+
+/// Whether a selector that stands in an object of `from` picks a pod, its Service left aside. All terms must
+/// hold.
 pub fn matches(selector: &Selector, from: &str, pod: &Pod) -> bool {
     let labels = &pod.metadata.labels;
     pod.metadata.namespace() == namespace(selector, from)
@@ -34,7 +61,7 @@ fn holds(term: &Requirement, value: Option<&str>) -> bool {
 
 fn field<'a>(pod: &'a Pod, path: &str) -> Option<&'a str> {
     match path {
-        "metadata.name" => Some(&pod.metadata.name),
+        NAME => Some(&pod.metadata.name),
         "metadata.namespace" => Some(pod.metadata.namespace()),
         "spec.nodeName" => pod.spec.node_name.as_deref(),
         "spec.serviceAccountName" => pod.spec.service_account_name.as_deref(),
@@ -92,6 +119,34 @@ impl Selection {
             from: from.to_owned(),
             namespace: namespace(selector, from).to_owned(),
             terms: labels.chain(expressions).chain(fields).collect(),
+        }
+    }
+
+    /// The labels of which it asks for one of some values.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.one_of(On::Label)
+    }
+
+    /// The names of which it asks for one.
+    pub(crate) fn names(&self) -> Option<&[String]> {
+        self.one_of(On::Field).find(|(key, _)| *key == NAME).map(|(_, names)| names)
+    }
+
+    fn one_of(&self, on: On) -> impl Iterator<Item = (&str, &[String])> {
+        self.terms.iter().filter_map(move |term| match &term.asks {
+            Asks::OneOf(values) if term.on == on => Some((term.key.as_str(), values.as_slice())),
+            Asks::OneOf(_) | Asks::NoneOf(_) | Asks::Present | Asks::Absent => None,
+        })
+    }
+
+    /// Where to look for it: a pod that it picks has one of these.
+    pub(crate) fn anchors(&self) -> Anchors<'_> {
+        if let Some(names) = self.names() {
+            return Anchors::Names(names.iter().map(String::as_str).collect());
+        }
+        match self.labels().min_by_key(|(_, values)| values.len()) {
+            Some((key, values)) => Anchors::Labels(values.iter().map(|value| (key, value.as_str())).collect()),
+            None => Anchors::Any,
         }
     }
 
@@ -175,6 +230,7 @@ status: {phase: Running, podIP: 10.0.0.7}
         for (text, expected) in table {
             let selector: Selector = serde_saphyr::from_str(text).unwrap();
             assert_eq!(matches(&selector, "games", &pod()), expected, "{text}");
+            assert_eq!(Selection::new(&selector, "games", None).matches(&pod()), expected, "{text}");
         }
     }
 

@@ -3,9 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use l7mp_crds::{Pod, Route, Rule, Target, VirtualService};
+use l7mp_crds::{EndpointSlice, Pod, Route, Rule, Service, Target, VirtualService};
 
+use crate::compile::Port;
+use crate::dependencies::ListId;
 use crate::object::{Kind, Object, ObjectId, PodName};
+use crate::selector::Selection;
+
+mod index;
+pub(crate) mod postings;
+
+use index::Index;
 
 /// Every object that is known, by name and by where it was read.
 ///
@@ -16,6 +24,7 @@ pub struct World {
     objects: BTreeMap<ObjectId, BTreeMap<Arc<str>, Arc<Object>>>,
     sources: BTreeMap<Arc<str>, BTreeSet<ObjectId>>,
     given: BTreeSet<PodName>,
+    index: Index,
 }
 
 impl World {
@@ -35,8 +44,24 @@ impl World {
         let id = object.id();
         let before = self.get(&id).cloned();
         self.sources.entry(Arc::clone(&source)).or_default().insert(id.clone());
-        self.objects.entry(id).or_default().insert(source, Arc::new(object));
+        self.objects.entry(id.clone()).or_default().insert(source, Arc::new(object));
+        self.reindex(&id, before.as_ref());
         before
+    }
+
+    fn reindex(&mut self, id: &ObjectId, before: Option<&Arc<Object>>) {
+        let after = self.objects.get(id).and_then(|holders| holders.values().next());
+        match (before, after) {
+            (Some(before), Some(after)) if Arc::ptr_eq(before, after) => {}
+            (before, after) => {
+                if let Some(before) = before {
+                    self.index.remove(before);
+                }
+                if let Some(after) = after {
+                    self.index.add(after);
+                }
+            }
+        }
     }
 
     /// Forgets an object of a source. Returns the object of that name that counted before.
@@ -54,6 +79,7 @@ impl World {
                 self.objects.remove(id);
             }
         }
+        self.reindex(id, before.as_ref());
         before
     }
 
@@ -106,53 +132,58 @@ impl World {
             .filter_map(|(_, holders)| holders.values().next().map(|object| &**object))
     }
 
-    /// The objects of one kind and namespace, by name.
-    fn of_namespace<'a>(&'a self, kind: Kind, namespace: &'a str) -> impl Iterator<Item = &'a Object> {
-        let from = ObjectId::new(kind, namespace, "");
-        self.objects
-            .range(from..)
-            .take_while(move |(id, _)| id.kind == kind && id.namespace == namespace)
-            .filter_map(|(_, holders)| holders.values().next().map(|object| &**object))
+    /// The Pods of a namespace, by name.
+    pub fn pods<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        self.index.pods(namespace).iter().filter_map(|object| object.as_pod())
     }
 
-    /// Every VirtualService.
-    pub fn virtual_services(&self) -> impl Iterator<Item = &VirtualService> {
-        self.of_kind(Kind::VirtualService).filter_map(|object| match object {
+    /// The Pods that a selection picks, by name, with their consent or without.
+    pub fn picked<'a>(&'a self, selection: &Selection) -> Vec<&'a Pod> {
+        let named = selection.names().map(|names| {
+            let names: BTreeSet<&String> = names.iter().collect();
+            let pod = |name: &String| self.get(&ObjectId::new(Kind::Pod, &selection.namespace, name));
+            names.into_iter().filter_map(pod).collect::<Vec<_>>()
+        });
+        let candidates = named.unwrap_or_else(|| self.index.candidates(selection));
+        candidates.into_iter().filter_map(|object| object.as_pod()).filter(|pod| selection.matches(pod)).collect()
+    }
+
+    /// The VirtualServices and Targets whose selector may pick a pod: a superset, in no order.
+    pub(crate) fn selecting<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Arc<Object>> {
+        self.index.selecting(pod)
+    }
+
+    /// The VirtualServices on a port whose selector is about the pods of a namespace, by namespace and name.
+    pub(crate) fn listeners<'a>(
+        &'a self,
+        namespace: &str,
+        port: Port,
+    ) -> impl Iterator<Item = &'a VirtualService> + use<'a> {
+        self.index.listeners(namespace, port).iter().filter_map(|object| match &**object {
             Object::VirtualService(object) => Some(object),
             _ => None,
         })
     }
 
-    /// Every Target.
-    pub fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.of_kind(Kind::Target).filter_map(|object| match object {
-            Object::Target(object) => Some(object),
-            _ => None,
-        })
-    }
-
-    /// Every Rule.
-    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.of_kind(Kind::Rule).filter_map(|object| match object {
+    /// The Rules of a list, by name.
+    pub(crate) fn list<'a>(&'a self, list: &ListId) -> impl Iterator<Item = &'a Rule> + use<'a> {
+        self.index.list(list).iter().filter_map(|object| match &**object {
             Object::Rule(object) => Some(object),
             _ => None,
         })
     }
 
-    /// The Pods of a namespace.
-    pub fn pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Pod> {
-        self.of_namespace(Kind::Pod, namespace).filter_map(|object| match object {
-            Object::Pod(object) => Some(object),
+    /// The EndpointSlices of a Service, by name.
+    pub(crate) fn slices<'a>(&'a self, service: &ObjectId) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        self.index.slices(service).iter().filter_map(|object| match &**object {
+            Object::EndpointSlice(object) => Some(object),
             _ => None,
         })
     }
 
     /// Every Pod.
     pub fn all_pods(&self) -> impl Iterator<Item = &Pod> {
-        self.of_kind(Kind::Pod).filter_map(|object| match object {
-            Object::Pod(object) => Some(object),
-            _ => None,
-        })
+        self.of_kind(Kind::Pod).filter_map(Object::as_pod)
     }
 
     /// The names of the objects that a source holds.
@@ -186,8 +217,13 @@ impl World {
 
     /// The Pod of that name.
     pub fn pod(&self, id: &ObjectId) -> Option<&Pod> {
+        self.get(id)?.as_pod()
+    }
+
+    /// The Service of that name.
+    pub fn service(&self, id: &ObjectId) -> Option<&Service> {
         match self.get(id)?.as_ref() {
-            Object::Pod(object) => Some(object),
+            Object::Service(object) => Some(object),
             _ => None,
         }
     }

@@ -178,12 +178,12 @@ fn a_dangling_reference_disables_its_rule_and_not_its_listener() {
     let compiled = compiled(&[target("there"), service("name: vs", &listener)]);
     let rules = inline_rules(&compiled.config);
     assert!(matches!(rules[0].action.target, ActionTarget::Route(_)));
-    assert_eq!(refusal(rules[1]), "there is no Target default/absent");
+    assert_eq!(refusal(rules[1]), "there is no Target, VirtualService or Service default/absent");
     assert!(refusal(rules[2]).contains("\"a/b/c\" does not name a Target"));
-    assert!(refusal(rules[3]).contains("\"routes\" where a Target is needed"));
+    assert!(refusal(rules[3]).contains("/routes/there\" does not name a Target"));
     assert_eq!(refusal(rules[4]), "there is no Route default/absent");
     assert_eq!(refusal(rules[5]), "no Rule of namespace default has rulelist \"absent\"");
-    assert_eq!(refusal(rules[6]), "there is no Target other/x");
+    assert_eq!(refusal(rules[6]), "there is no Target, VirtualService or Service other/x");
     assert_eq!(rules[6].matches, Some(serde_json::json!({"op": "x"})), "a refusal keeps its condition");
     assert_eq!(refusal(rules[7]), "no Rule of namespace default has rulelist \"nolist\"");
     let not_found = compiled.reports.iter().filter(|report| report.reason == Reason::RefNotFound).count();
@@ -197,7 +197,10 @@ fn a_route_with_a_dangling_reference_is_left_out_and_its_rules_refuse() {
     let listener = "spec: {UDP: {port: 1}}, rules: [{action: {routeRef: r}}, {action: {routeRef: r}}]";
     let compiled = compiled(&[target("there"), route.to_owned(), service("name: vs", listener)]);
     for rule in inline_rules(&compiled.config) {
-        assert_eq!(refusal(rule), "Route default/r is not usable: there is no Target default/absent");
+        assert_eq!(
+            refusal(rule),
+            "Route default/r is not usable: there is no Target, VirtualService or Service default/absent"
+        );
     }
     assert_eq!((compiled.config.routes.len(), cluster_names(&compiled.config).len()), (0, 0));
     assert_eq!(
@@ -324,42 +327,6 @@ fn inline_clusters_get_names_of_their_own() {
 }
 
 #[test]
-fn endpoints_are_ready_pods_with_an_address_and_terminating_ones_drain() {
-    let ready = "conditions: [{type: Ready, status: 'True'}]";
-    let pod = |name: &str, metadata: &str, status: &str| {
-        format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: w}}{metadata}}}, status: {{{status}}}}}"
-        )
-    };
-    let leaving = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
-    let target = target("t").replace(
-        "Echo: {}}",
-        "UDP: {port: 1}}, endpoints: [{selector: {matchLabels: {app: w}}}, {selector: {}}, {spec: {address: '::ffff:10.0.0.9'}}]",
-    );
-    let compiled = compiled(&[
-        target.replace("spec: {cluster", "spec: {selector: {}, cluster"),
-        pod("ready", "", &format!("podIP: 10.0.0.2, {ready}")),
-        pod("leaving", leaving, "podIP: 10.0.0.3"),
-        pod("unready", "", "podIP: 10.0.0.4, conditions: [{type: Ready, status: 'False'}]"),
-        pod("silent", "", "podIP: 10.0.0.5, phase: Running"),
-        pod("homeless", "", ready),
-        pod("odd", "", &format!("podIP: nonsense, {ready}")),
-        pod("done", leaving, &format!("podIP: 10.0.0.6, phase: Failed, {ready}")),
-        pod("elsewhere", ", namespace: other", &format!("podIP: 10.0.0.7, {ready}")),
-        pod("twin-a", "", &format!("podIP: 10.0.0.9, {ready}")),
-        pod("twin-b", "", &format!("podIP: 10.0.0.9, {ready}")),
-    ]);
-    let endpoints: Vec<_> = compiled.config.clusters[0]
-        .endpoints
-        .iter()
-        .map(|endpoint| (endpoint.name.as_deref().unwrap_or_default(), endpoint.draining))
-        .collect();
-    assert_eq!(endpoints, [("default/leaving", true), ("default/ready", false), ("default/twin-a", false)]);
-    assert!(compiled.reports.iter().all(|report| report.reason == Reason::DuplicateEndpoint), "{:?}", compiled.reports);
-    assert_eq!(compiled.reports.len(), 3, "twin-b twice, and the fixed address: {:?}", compiled.reports);
-}
-
-#[test]
 fn an_unknown_pod_is_an_error_that_names_it_and_the_pod_that_was_meant() {
     let world = world(&[
         POD.to_owned(),
@@ -429,6 +396,7 @@ fn a_linked_virtual_service_is_dialled_on_the_pods_that_it_selects() {
             target.replace("LINK", link),
             service("name: vs", "spec: {TCP: {port: 7, framing: line}}"),
             POD.replace("name: gw", "name: gw2")
+                .replace("status:", "spec: {containers: [{name: l7mp}]}\nstatus:")
                 .replace("10.0.0.1}", "10.0.0.2, conditions: [{type: Ready, status: 'True'}]}"),
         ]
     };

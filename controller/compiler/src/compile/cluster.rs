@@ -1,229 +1,198 @@
-//! Targets and inline clusters, with their endpoints.
+//! Clusters: of Targets, written inline, and those that dial a VirtualService or a Service.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use l7mp_api::config::{self as api, Cluster};
+use l7mp_crds::{ClusterEndpoint, ClusterSpec, Selector, Service, ServicePort, Target, VirtualService};
 
-use l7mp_api::config::{Cluster, Endpoint, EndpointAt};
-use l7mp_crds::{ClusterEndpoint, ClusterSpec, EndpointSpec, Selector, Target};
+use super::endpoint::Candidate;
+use super::{Build, Origin, Reason, lower, no_consent};
+use crate::consent::accepts;
+use crate::object::{Object, ObjectId};
+use crate::resolve::{Fault, Found, Pick, refusal};
 
-use super::report::Fault;
-use super::{Build, Origin, Reason, lower};
-use crate::object::{Kind, ObjectId};
-use crate::{reference, selector};
-
-/// The share of an endpoint that names none.
-const WEIGHT_DEFAULT: u32 = 1;
-
-impl Build<'_> {
+impl<'w> Build<'w> {
     /// Targets whose selector picks the pod are part of its configuration, referenced or not.
     pub(super) fn selected_targets(&mut self) {
-        for target in self.world.targets().filter(|target| target.spec.selector.is_some()) {
-            let id = ObjectId::new(Kind::Target, target.metadata.namespace(), &target.metadata.name);
-            if self.usable_target(&id).is_ok() {
-                self.add_target(&id);
-            } else if let Some(Err(fault)) = self.selects(target).then(|| self.linked(&id, target)) {
-                let message = format!("{}: left out", fault.message);
-                self.report(&Origin::new(id, "spec.linkedVirtualService"), fault.reason, message);
+        let world = self.world;
+        for object in world.selecting(self.pod) {
+            let (Object::Target(target), id) = (&**object, object.id()) else { continue };
+            let Some(selector) = &target.spec.selector else { continue };
+            if !self.is_here(&id, selector) {
+                continue;
+            }
+            match self.usable_target(&id, target) {
+                Ok(()) => {
+                    self.add_target(&id, target);
+                }
+                Err(_) if self.view.held.contains_key(&id) => {}
+                Err(fault) => {
+                    let message = format!("{}: left out", fault.message);
+                    self.report(&Origin::new(id, "spec.linkedVirtualService"), fault.reason, message);
+                }
             }
         }
     }
 
-    fn selects(&self, target: &Target) -> bool {
-        let from = target.metadata.namespace();
-        target.spec.selector.as_ref().is_none_or(|selector| selector::matches(selector, from, self.pod))
+    /// Whether a route of this pod may use what it names.
+    pub(super) fn usable(&mut self, id: &ObjectId, found: &Found<'w>) -> Result<(), Fault> {
+        match found {
+            Found::Target(target) => self.usable_target(id, target),
+            Found::VirtualService(_) | Found::Service(..) => {
+                self.sources.insert(id.clone());
+                self.free(id)
+            }
+        }
     }
 
-    /// Whether a route of this pod may use a Target.
-    pub(super) fn usable_target(&mut self, id: &ObjectId) -> Result<(), Fault> {
-        let Some(target) = self.world.target(id) else {
-            return Err(Fault::new(Reason::RefNotFound, format!("there is no {id}")));
-        };
+    fn usable_target(&mut self, id: &ObjectId, target: &'w Target) -> Result<(), Fault> {
         self.sources.insert(id.clone());
-        if let Some(said) = self.held.get(id) {
-            return Err(Fault::new(Reason::RefNotUsable, format!("{id} is held back: {said}")));
+        if let Some(selector) = &target.spec.selector {
+            match self.resolver.picks(selector, &id.namespace, self.pod)? {
+                Pick::Yes => {}
+                Pick::No => {
+                    let message = format!("{id} has a selector, which does not select Pod {}", self.proxy);
+                    return Err(Fault::new(Reason::TargetNotOnPod, message));
+                }
+                Pick::NoConsent => {
+                    let fault = no_consent(self.proxy, &id.namespace);
+                    return Err(Fault::new(fault.reason, format!("{id} {}", fault.message)));
+                }
+            }
         }
-        if !self.selects(target) {
-            let pod = format!("{}/{}", self.pod.metadata.namespace(), self.pod.metadata.name);
-            let message = format!("{id} has a selector, which does not select Pod {pod}");
-            return Err(Fault::new(Reason::TargetNotOnPod, message));
-        }
-        self.linked(id, target)
+        self.selected.insert(id.clone());
+        self.free(id)?;
+        self.resolver.linked(target).map(|_| ())
     }
 
-    /// Whether what a Target links to is there.
-    fn linked(&mut self, id: &ObjectId, target: &Target) -> Result<(), Fault> {
-        let Some(text) = &target.spec.linked_virtual_service else { return Ok(()) };
-        let linked = reference::parse(text, Kind::VirtualService, &id.namespace)
-            .map_err(|error| Fault::new(Reason::InvalidReference, error.to_string()))?;
-        self.sources.insert(linked.clone());
-        match self.world.virtual_service(&linked) {
-            Some(_) => Ok(()),
-            None => Err(Fault::new(Reason::RefNotFound, format!("{id} links to {linked}, which does not exist"))),
+    /// Whether the proxy has not refused an object.
+    fn free(&self, id: &ObjectId) -> Result<(), Fault> {
+        match self.view.held.get(id) {
+            None => Ok(()),
+            Some(said) => Err(Fault::new(Reason::RefNotUsable, format!("{id} is held back: {said}"))),
         }
     }
 
     /// Makes a usable Target part of the document; gives its name there.
-    pub(super) fn add_target(&mut self, id: &ObjectId) -> String {
+    pub(super) fn add_target(&mut self, id: &ObjectId, target: &'w Target) -> String {
         let name = id.path();
         if self.clusters.contains_key(&name) {
             return name;
         }
-        let Some(target) = self.world.target(id) else { return name };
         if let Some(cluster) = &target.spec.cluster {
-            self.add_cluster(name.clone(), Origin::new(id.clone(), "spec.cluster"), &id.namespace, cluster);
-        } else if let Some(cluster) = self.linked_cluster(id, target) {
+            self.add_cluster(name.clone(), Origin::new(id.clone(), "spec.cluster"), cluster);
+        } else if let Ok(Some((linked, service))) = self.resolver.linked(target) {
+            self.sources.insert(linked.clone());
             let origin = Origin::new(id.clone(), "spec.linkedVirtualService");
-            let namespace = cluster.1;
-            self.add_cluster(name.clone(), origin, &namespace, &cluster.0);
+            self.add_dialled(name.clone(), origin, &linked, service);
         }
         name
     }
 
-    /// The cluster that dials a VirtualService on the pods that it selects, and the namespace of those.
-    fn linked_cluster(&self, id: &ObjectId, target: &Target) -> Option<(l7mp_crds::Cluster, String)> {
-        let text = target.spec.linked_virtual_service.as_deref()?;
-        let linked = reference::parse(text, Kind::VirtualService, &id.namespace).ok()?;
-        let object = self.world.virtual_service(&linked)?;
-        let spec = lower::dial(&object.spec.listener.spec);
-        let endpoint = match &spec {
-            ClusterSpec::UnixDomainSocket(unix) => ClusterEndpoint {
-                spec: Some(EndpointSpec { filename: unix.filename.clone(), ..EndpointSpec::default() }),
-                ..ClusterEndpoint::default()
-            },
-            ClusterSpec::Udp(_)
-            | ClusterSpec::Tcp(_)
-            | ClusterSpec::WebSocket(_)
-            | ClusterSpec::Echo(_)
-            | ClusterSpec::Discard(_) => {
-                ClusterEndpoint { selector: object.spec.selector.clone(), ..ClusterEndpoint::default() }
-            }
-        };
-        let cluster = l7mp_crds::Cluster {
-            name: None,
-            spec,
-            endpoints: vec![endpoint],
-            loadbalancer: l7mp_crds::LoadBalancer::default(),
-            drain_timeout: None,
-        };
-        Some((cluster, linked.namespace))
+    /// The cluster that dials a VirtualService; gives its name.
+    pub(super) fn add_virtual_service(&mut self, id: &ObjectId, service: &'w VirtualService) -> String {
+        let name = format!("{}/listener", id.path());
+        if !self.clusters.contains_key(&name) {
+            self.add_dialled(name.clone(), Origin::new(id.clone(), "spec.listener"), id, service);
+        }
+        name
+    }
+
+    /// The cluster that dials the port of a Service; gives its name.
+    pub(super) fn add_service(&mut self, id: &ObjectId, service: &'w Service, port: &'w ServicePort) -> String {
+        let number = port.port.to_string();
+        let name = format!("{}:{}", id.path(), port.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&number));
+        if !self.clusters.contains_key(&name) {
+            let (spec, candidates) = self.service_cluster(id, service, port);
+            let origin = Origin::new(id.clone(), "spec.ports");
+            self.insert(name.clone(), &origin.clone(), origin, spec, candidates, balanced(), None);
+        }
+        name
     }
 
     /// Makes an inline cluster part of the document; gives its name there.
-    pub(super) fn add_inline_cluster(&mut self, origin: Origin, cluster: &l7mp_crds::Cluster) -> String {
+    pub(super) fn add_inline_cluster(&mut self, origin: Origin, cluster: &'w l7mp_crds::Cluster) -> String {
         let way = origin.path.replace(['.', '['], "/").replace(']', "");
         let way: Vec<&str> = way
             .split('/')
             .filter(|part| !matches!(*part, "spec" | "listener" | "action" | "route" | "cluster"))
             .collect();
-        let name = format!("{}/{}", origin.object.path(), way.join("/"));
-        let namespace = origin.object.namespace.clone();
-        self.add_cluster(name.clone(), origin, &namespace, cluster);
+        let name = format!("{}{}/{}", origin.object.path(), self.suffix, way.join("/"));
+        self.add_cluster(name.clone(), origin, cluster);
         name
     }
 
-    fn add_cluster(&mut self, name: String, origin: Origin, namespace: &str, cluster: &l7mp_crds::Cluster) {
-        let part = Cluster {
-            name: name.clone(),
-            spec: lower::cluster_spec(&cluster.spec),
-            endpoints: self.endpoints(&origin, namespace, cluster),
-            loadbalancer: lower::load_balancer(&cluster.loadbalancer),
-            drain_timeout: cluster.drain_timeout.map(|timeout| timeout.0),
+    fn add_cluster(&mut self, name: String, origin: Origin, cluster: &'w l7mp_crds::Cluster) {
+        let mut candidates = Vec::new();
+        for (index, item) in cluster.endpoints.iter().enumerate() {
+            self.listed(&origin.join(format!("endpoints[{index}]")), &cluster.spec, item, &mut candidates);
+        }
+        let (spec, balancer) = (lower::cluster_spec(&cluster.spec), lower::load_balancer(&cluster.loadbalancer));
+        let drain_timeout = cluster.drain_timeout.map(|timeout| timeout.0);
+        self.insert(name, &origin.join("endpoints"), origin, spec, candidates, balancer, drain_timeout);
+    }
+
+    /// The candidates of one item of a cluster's list.
+    fn listed(&mut self, at: &Origin, spec: &ClusterSpec, item: &ClusterEndpoint, into: &mut Vec<Candidate<'w>>) {
+        let remote = !matches!(spec, ClusterSpec::UnixDomainSocket(_));
+        match (&item.spec, &item.selector) {
+            (Some(fixed), _) => into.push(Candidate::fixed(at, item.name.clone(), fixed, remote)),
+            (None, Some(selector)) => self.selected_pods(at, selector, into),
+            (None, None) => {}
+        }
+    }
+
+    /// The pods that a selector of a cluster's list picks.
+    fn selected_pods(&mut self, at: &Origin, selector: &Selector, into: &mut Vec<Candidate<'w>>) {
+        let from = at.object.namespace.clone();
+        let pods = match self.resolver.picked(selector, &from) {
+            Ok(pods) => pods,
+            Err(fault) => {
+                return self.report(&at.join("selector.matchService"), fault.reason, fault.message);
+            }
         };
+        if let Some(fault) = refusal(&pods, &from) {
+            self.report(&at.join("selector"), fault.reason, fault.message);
+        }
+        let accepting = pods.into_iter().filter(|pod| accepts(&pod.metadata, &from));
+        into.extend(accepting.filter_map(|pod| Candidate::pod(at, pod)));
+    }
+
+    /// The cluster that dials a VirtualService on the pods with a proxy that it selects.
+    fn add_dialled(&mut self, name: String, origin: Origin, id: &ObjectId, service: &'w VirtualService) {
+        let spec = lower::dial(&service.spec.listener.spec);
+        let mut candidates = Vec::new();
+        if let ClusterSpec::UnixDomainSocket(unix) = &spec {
+            candidates.push(Candidate::file(&origin, unix.filename.clone().unwrap_or_default()));
+        } else if let Some(Ok(pods)) =
+            service.spec.selector.as_ref().map(|selector| self.resolver.picked(selector, &id.namespace))
+        {
+            let world = self.world;
+            let theirs = pods.into_iter().filter(|pod| world.has_proxy(pod) && accepts(&pod.metadata, &id.namespace));
+            candidates.extend(theirs.filter_map(|pod| Candidate::pod(&origin, pod)));
+        }
+        self.insert(name, &origin.clone(), origin, lower::cluster_spec(&spec), candidates, balanced(), None);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a cluster")]
+    fn insert(
+        &mut self,
+        name: String,
+        at: &Origin,
+        origin: Origin,
+        spec: api::ClusterSpec,
+        candidates: Vec<Candidate<'w>>,
+        loadbalancer: api::LoadBalancer,
+        drain_timeout: Option<std::time::Duration>,
+    ) {
+        let endpoints = match &spec {
+            api::ClusterSpec::Echo | api::ClusterSpec::Discard => Vec::new(),
+            spec => self.endpoints(at, spec, candidates),
+        };
+        let part = Cluster { name: name.clone(), spec, endpoints, loadbalancer, drain_timeout };
         self.clusters.insert(name, (part, origin));
     }
-
-    /// The endpoints of a cluster, in the order of its list, pods by name. Of two with one address and
-    /// port the first is taken: proxies refuse a second one.
-    fn endpoints(&mut self, origin: &Origin, namespace: &str, cluster: &l7mp_crds::Cluster) -> Vec<Endpoint> {
-        let port = match &cluster.spec {
-            ClusterSpec::Udp(udp) => udp.port,
-            ClusterSpec::Tcp(tcp) => tcp.port,
-            ClusterSpec::WebSocket(websocket) => websocket.port,
-            ClusterSpec::UnixDomainSocket(_) | ClusterSpec::Echo(_) | ClusterSpec::Discard(_) => None,
-        };
-        let remote = !matches!(cluster.spec, ClusterSpec::UnixDomainSocket(_));
-        let mut endpoints = Vec::new();
-        let mut taken: BTreeMap<Identity, String> = BTreeMap::new();
-        for (index, item) in cluster.endpoints.iter().enumerate() {
-            let found = match (&item.spec, &item.selector) {
-                (Some(spec), _) => vec![fixed(item.name.clone(), spec, remote)],
-                (None, Some(selector)) => self.pods(selector, namespace),
-                (None, None) => Vec::new(),
-            };
-            for endpoint in found {
-                let called = endpoint.name.clone().unwrap_or_else(|| format!("endpoints[{index}]"));
-                let identity = Identity::of(&endpoint.at, port);
-                match taken.get(&identity) {
-                    None => {
-                        taken.insert(identity, called);
-                        endpoints.push(endpoint);
-                    }
-                    // Two selectors may well pick one pod.
-                    Some(first) if *first == called => {}
-                    Some(first) => {
-                        let message = format!("{called} has the address and port of {first}: left out");
-                        let at = origin.join(format!("endpoints[{index}]"));
-                        self.report(&at, Reason::DuplicateEndpoint, message);
-                    }
-                }
-            }
-        }
-        endpoints
-    }
-
-    /// The pods of a selector that serve: ready ones, and terminating ones as draining.
-    fn pods(&mut self, term: &Selector, namespace: &str) -> Vec<Endpoint> {
-        let mut endpoints = Vec::new();
-        for pod in self.world.pods(selector::namespace(term, namespace)) {
-            let address = pod.status.pod_ip.as_deref().and_then(|address| address.parse::<IpAddr>().ok());
-            let Some(address) = address.filter(|_| !pod.is_finished() && (pod.is_ready() || pod.is_terminating()))
-            else {
-                continue;
-            };
-            if !selector::matches(term, namespace, pod) {
-                continue;
-            }
-            let id = ObjectId::new(Kind::Pod, pod.metadata.namespace(), &pod.metadata.name);
-            endpoints.push(Endpoint {
-                name: Some(id.path()),
-                at: EndpointAt::Address { address: address.to_string(), port: None },
-                weight: WEIGHT_DEFAULT,
-                draining: pod.is_terminating(),
-            });
-            self.sources.insert(id);
-        }
-        endpoints
-    }
 }
 
-fn fixed(name: Option<String>, spec: &EndpointSpec, remote: bool) -> Endpoint {
-    let at = match (&spec.filename, &spec.address) {
-        (Some(filename), _) => EndpointAt::Filename(filename.clone()),
-        // The original wrote the path of a socket as its address.
-        (None, Some(address)) if !remote => EndpointAt::Filename(address.clone()),
-        (None, address) => EndpointAt::Address { address: address.clone().unwrap_or_default(), port: spec.port },
-    };
-    Endpoint { name, at, weight: spec.weight.unwrap_or(WEIGHT_DEFAULT), draining: false }
-}
-
-/// What makes two endpoints one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Identity {
-    Address(String, Option<u16>),
-    File(String),
-}
-
-impl Identity {
-    fn of(at: &EndpointAt, cluster_port: Option<u16>) -> Identity {
-        match at {
-            EndpointAt::Address { address, port } => {
-                let address = match address.parse::<IpAddr>() {
-                    Ok(address) => address.to_canonical().to_string(),
-                    Err(_) => address.to_ascii_lowercase(),
-                };
-                Identity::Address(address, port.or(cluster_port))
-            }
-            EndpointAt::Filename(path) => Identity::File(path.clone()),
-        }
-    }
+/// Of clusters that nobody can set a policy for: each session goes to an endpoint of its own peer's.
+fn balanced() -> api::LoadBalancer {
+    api::LoadBalancer { policy: api::Policy::ConsistentHash, ..api::LoadBalancer::default() }
 }

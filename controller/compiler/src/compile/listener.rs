@@ -4,10 +4,13 @@ use l7mp_api::config::{Action, ActionTarget, Listener, Ref, Rule, Rules};
 use l7mp_crds::{ObjectMeta, VirtualService};
 
 use super::port::Claim;
-use super::rule::ListId;
 use super::{Build, Origin, Reason, lower};
-use crate::object::{Kind, ObjectId, age, created};
-use crate::selector;
+use crate::dependencies::ListId;
+use crate::object::{Kind, Object, ObjectId, age, created};
+
+/// What the names of listeners that linger, and of their clusters, have behind that of an object that has another
+/// listener by now.
+const LINGERING: &str = "~old";
 
 fn id_of(object: &VirtualService) -> ObjectId {
     ObjectId::new(Kind::VirtualService, object.metadata.namespace(), &object.metadata.name)
@@ -23,21 +26,27 @@ fn precedence(first: &ObjectMeta, second: &ObjectMeta) -> &'static str {
     }
 }
 
-impl Build<'_> {
-    /// Every listener of the pod, the oldest first: of two that want one port, the first gets it.
+impl<'w> Build<'w> {
+    /// Every listener of the pod, the oldest first: of two that want one port, the first gets it. Lingering ones
+    /// get what is left.
     pub(super) fn listeners(&mut self) {
-        let selects = |object: &&VirtualService| {
-            let from = object.metadata.namespace();
-            object.spec.selector.as_ref().is_some_and(|selector| selector::matches(selector, from, self.pod))
-        };
-        let mut selected: Vec<&VirtualService> = self.world.virtual_services().filter(selects).collect();
+        let world = self.world;
+        let mut selected: Vec<&VirtualService> = Vec::new();
+        for object in world.selecting(self.pod) {
+            let Object::VirtualService(service) = &**object else { continue };
+            let here = service.spec.selector.as_ref().is_some_and(|selector| self.is_here(&object.id(), selector));
+            if here {
+                selected.push(service);
+            }
+        }
         selected.sort_by(|a, b| age(&a.metadata).cmp(&age(&b.metadata)));
 
-        let mut taken: Vec<(Claim<'_>, &VirtualService)> = Vec::new();
+        let mut taken: Vec<(Claim<'w>, &VirtualService)> = Vec::new();
         for object in selected {
             let id = id_of(object);
             self.sources.insert(id.clone());
-            if self.held.contains_key(&id) {
+            self.selected.insert(id.clone());
+            if self.view.held.contains_key(&id) {
                 continue;
             }
             if let Some(claim) = Claim::of(&object.spec.listener.spec) {
@@ -55,9 +64,33 @@ impl Build<'_> {
             }
             self.listener(id, object);
         }
+        // What they refer to gets its name before those that linger give it another.
+        self.pending_lists();
+        self.lingering(taken.into_iter().map(|(claim, _)| claim).collect());
     }
 
-    fn listener(&mut self, id: ObjectId, object: &VirtualService) {
+    /// Listeners of VirtualServices that are gone or changed, on ports that nothing living claims.
+    fn lingering(&mut self, mut taken: Vec<Claim<'w>>) {
+        for (index, object) in self.view.lingering.iter().enumerate() {
+            let Object::VirtualService(service) = &**object else { continue };
+            let Some(claim) = Claim::of(&service.spec.listener.spec) else { continue };
+            let id = id_of(service);
+            if self.view.held.contains_key(&id) || taken.iter().any(|other| claim.overlaps(other)) {
+                continue;
+            }
+            taken.push(claim);
+            // Where there is none that took its place, nothing of it changes.
+            if self.listeners.contains_key(&id.path()) {
+                self.suffix = format!("{LINGERING}{index}");
+            }
+            self.quiet = true;
+            self.listener(id, service);
+            self.pending_lists();
+            self.suffix.clear();
+        }
+    }
+
+    fn listener(&mut self, id: ObjectId, object: &'w VirtualService) {
         let listener = &object.spec.listener;
         let origin = Origin::new(id, "spec.listener");
         let mut inline: Vec<Ref<Rule>> = Vec::new();
@@ -80,7 +113,7 @@ impl Build<'_> {
             }
         };
         let part = Listener {
-            name: origin.object.path(),
+            name: format!("{}{}", origin.object.path(), self.suffix),
             spec: lower::listener_spec(&listener.spec),
             rules,
             options: lower::options(&listener.options),

@@ -30,9 +30,9 @@ impl fmt::Display for Report {
 /// The kind of fault, in the form of a Kubernetes condition's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// A reference has none of the known forms.
+    /// A reference has none of the known forms, or does not say which of several ports it means.
     InvalidReference,
-    /// A reference names nothing.
+    /// A reference names nothing: there is no such object, or no such port of a Service.
     RefNotFound,
     /// A reference names a Target that does not select the pod.
     TargetNotOnPod,
@@ -48,7 +48,7 @@ pub enum Reason {
     NoConsent,
     /// No endpoint is ready: sessions go to those that are not.
     Degraded,
-    /// A Service that cannot be dialled: `ExternalName`, SCTP, or none of its ports is meant.
+    /// A Service that cannot be used: `ExternalName`, SCTP, or without a selector where pods are needed.
     UnsupportedService,
 }
 
@@ -73,18 +73,5 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// Why a reference or a rule cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) reason: Reason,
-    pub(super) message: String,
-}
-
-impl Fault {
-    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Fault {
-        Fault { reason, message: message.into() }
     }
 }

@@ -3,21 +3,20 @@
 use l7mp_api::config::{Cluster, Ref, Route};
 use l7mp_crds::RouteSpec;
 
-use super::report::Fault;
-use super::{Build, Origin, Reason, lower};
-use crate::object::{Kind, ObjectId};
-use crate::reference;
+use super::{Build, Origin, lower};
+use crate::object::ObjectId;
+use crate::resolve::Found;
 
 /// A stage of a route whose cluster is known to be usable.
 enum Stage<'a> {
-    Target(ObjectId),
+    Named(ObjectId, Found<'a>),
     Inline(Origin, &'a l7mp_crds::Cluster),
 }
 
-impl Build<'_> {
+impl<'w> Build<'w> {
     /// A route, or what is wrong with it, for the rules that use it. Its clusters become part of the
     /// document only when all of them are usable.
-    pub(super) fn route(&mut self, at: &Origin, name: String, spec: &RouteSpec) -> Result<Route, String> {
+    pub(super) fn route(&mut self, at: &Origin, name: String, spec: &'w RouteSpec) -> Result<Route, String> {
         let destination =
             self.stage(at, "destinationRef", spec.destination_ref.as_deref(), "destination", spec.destination.as_ref());
         let ingress = self.chain(at, "ingress", &spec.ingress);
@@ -33,12 +32,7 @@ impl Build<'_> {
     }
 
     /// The stages of a chain. Every stage that is not usable is reported; the first one speaks for all.
-    fn chain<'a>(
-        &mut self,
-        at: &Origin,
-        chain: &str,
-        items: &'a [l7mp_crds::ChainItem],
-    ) -> Result<Vec<Stage<'a>>, String> {
+    fn chain(&mut self, at: &Origin, chain: &str, items: &'w [l7mp_crds::ChainItem]) -> Result<Vec<Stage<'w>>, String> {
         let stages: Vec<_> = items
             .iter()
             .enumerate()
@@ -50,31 +44,32 @@ impl Build<'_> {
         stages.into_iter().collect()
     }
 
-    fn stage<'a>(
+    fn stage(
         &mut self,
         at: &Origin,
         ref_key: &str,
         text: Option<&str>,
         inline_key: &str,
-        inline: Option<&'a l7mp_crds::Cluster>,
-    ) -> Result<Stage<'a>, String> {
+        inline: Option<&'w l7mp_crds::Cluster>,
+    ) -> Result<Stage<'w>, String> {
         if let Some(cluster) = inline {
             return Ok(Stage::Inline(at.join(inline_key), cluster));
         }
-        let text = text.unwrap_or_default();
-        let found = reference::parse(text, Kind::Target, &at.object.namespace)
-            .map_err(|error| Fault::new(Reason::InvalidReference, error.to_string()))
-            .and_then(|id| self.usable_target(&id).map(|()| Stage::Target(id)));
+        let found = self.resolver.stage(text.unwrap_or_default(), &at.object).and_then(|(id, found)| {
+            self.usable(&id, &found)?;
+            Ok(Stage::Named(id, found))
+        });
         found.map_err(|fault| {
-            let message = format!("{}: rules that use this route refuse their sessions", fault.message);
-            self.report(&at.join(ref_key), fault.reason, message);
+            self.report(&at.join(ref_key), fault.reason, fault.in_route());
             fault.message
         })
     }
 
-    fn add_stage(&mut self, stage: Stage<'_>) -> Ref<Cluster> {
+    fn add_stage(&mut self, stage: Stage<'w>) -> Ref<Cluster> {
         Ref::Name(match stage {
-            Stage::Target(id) => self.add_target(&id),
+            Stage::Named(id, Found::Target(target)) => self.add_target(&id, target),
+            Stage::Named(id, Found::VirtualService(service)) => self.add_virtual_service(&id, service),
+            Stage::Named(id, Found::Service(service, port)) => self.add_service(&id, service, port),
             Stage::Inline(origin, cluster) => self.add_inline_cluster(origin, cluster),
         })
     }

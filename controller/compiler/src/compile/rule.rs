@@ -1,56 +1,45 @@
 //! Rules and rule lists.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use l7mp_api::config::{Action, ActionTarget, Ref, Rewrite, Rule};
 use l7mp_crds::InlineRule;
 
-use super::report::Fault;
 use super::{Build, Origin, Reason};
+use crate::dependencies::{Key, ListId};
 use crate::object::{Kind, ObjectId, age};
-use crate::{reference, selector};
-
-/// What names a rule list: they are per namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ListId {
-    pub(super) namespace: String,
-    pub(super) name: String,
-}
-
-impl ListId {
-    /// Its name in the document.
-    pub(super) fn path(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-}
+use crate::resolve::Fault;
 
 fn id_of(rule: &l7mp_crds::Rule) -> ObjectId {
     ObjectId::new(Kind::Rule, rule.metadata.namespace(), &rule.metadata.name)
 }
 
 impl<'w> Build<'w> {
-    /// The rules of every list: by position (none: last), then age, then name. A list exists as soon as a
-    /// Rule names it, even if none of its rules is for this pod.
-    pub(super) fn index_lists(&self) -> BTreeMap<ListId, Vec<&'w l7mp_crds::Rule>> {
-        let mut lists: BTreeMap<ListId, Vec<&l7mp_crds::Rule>> = BTreeMap::new();
-        for rule in self.world.rules() {
-            let namespace = rule.metadata.namespace();
-            let list = ListId { namespace: namespace.to_owned(), name: rule.spec.rulelist.clone() };
-            let members = lists.entry(list).or_default();
-            let here = rule.spec.selector.as_ref().is_none_or(|term| selector::matches(term, namespace, self.pod));
-            if here && !self.held.contains_key(&id_of(rule)) {
-                members.push(rule);
+    /// The rules of a list that are for this pod: by position (none: last), then age, then name.
+    fn members(&mut self, list: &ListId) -> Vec<&'w l7mp_crds::Rule> {
+        if let Some(members) = self.lists.get(list) {
+            return members.clone();
+        }
+        self.resolver.keys.insert(Key::List(list.clone()));
+        let world = self.world;
+        let mut members = Vec::new();
+        for rule in world.list(list) {
+            let id = id_of(rule);
+            if rule.spec.selector.as_ref().is_none_or(|selector| self.is_here(&id, selector)) {
+                self.selected.insert(id.clone());
+                if !self.view.held.contains_key(&id) {
+                    members.push(rule);
+                }
             }
         }
         let key = |rule: &l7mp_crds::Rule| (rule.spec.position.is_none(), rule.spec.position);
-        for members in lists.values_mut() {
-            members.sort_by(|a, b| key(a).cmp(&key(b)).then_with(|| age(&a.metadata).cmp(&age(&b.metadata))));
-        }
-        lists
+        members.sort_by(|a, b| key(a).cmp(&key(b)).then_with(|| age(&a.metadata).cmp(&age(&b.metadata))));
+        self.lists.insert(list.clone(), members.clone());
+        members
     }
 
     /// One rule of the document. A rule that cannot be used refuses what it matches.
-    pub(super) fn rule(&mut self, at: &Origin, name: String, rule: &InlineRule) -> Rule {
+    pub(super) fn rule(&mut self, at: &Origin, name: String, rule: &'w InlineRule) -> Rule {
         let rewrite = rule.action.rewrite.iter().map(|rewrite| Rewrite {
             path: rewrite.path.clone(),
             value: serde_json::Value::String(rewrite.value_str.clone()),
@@ -59,7 +48,7 @@ impl<'w> Build<'w> {
         Rule { name, matches: rule.matches.clone(), action }
     }
 
-    fn action(&mut self, at: &Origin, action: &l7mp_crds::Action) -> ActionTarget {
+    fn action(&mut self, at: &Origin, action: &'w l7mp_crds::Action) -> ActionTarget {
         if let Some(text) = &action.route_ref {
             self.named_route(&at.join("routeRef"), text)
         } else if let Some(route) = &action.route {
@@ -76,17 +65,15 @@ impl<'w> Build<'w> {
     }
 
     fn named_route(&mut self, at: &Origin, text: &str) -> ActionTarget {
-        let id = match reference::parse(text, Kind::Route, &at.object.namespace) {
-            Ok(id) => id,
-            Err(error) => return self.refuse(at, Fault::new(Reason::InvalidReference, error.to_string())),
-        };
-        if let Some(said) = self.held.get(&id) {
-            return self.refuse(at, Fault::new(Reason::RefNotUsable, format!("{id} is held back: {said}")));
-        }
-        let Some(route) = self.world.route(&id) else {
-            return self.refuse(at, Fault::new(Reason::RefNotFound, format!("there is no {id}")));
+        let (id, route) = match self.resolver.route(text, &at.object.namespace) {
+            Ok(found) => found,
+            Err(fault) => return self.refuse(at, fault),
         };
         self.sources.insert(id.clone());
+        self.selected.insert(id.clone());
+        if let Some(said) = self.view.held.get(&id) {
+            return self.refuse(at, Fault::new(Reason::RefNotUsable, format!("{id} is held back: {said}")));
+        }
         if !self.routes.contains_key(&id) {
             let built = self.route(&Origin::new(id.clone(), "spec"), id.path(), &route.spec);
             self.routes.insert(id.clone(), built);
@@ -94,22 +81,21 @@ impl<'w> Build<'w> {
         match &self.routes[&id] {
             Ok(route) => ActionTarget::Route(Ref::Name(route.name.clone())),
             Err(message) => {
-                let message = format!("{id} is not usable: {message}");
-                self.refuse(at, Fault::new(Reason::RefNotUsable, message))
+                let fault = Fault::not_usable(&id, message);
+                self.refuse(at, fault)
             }
         }
     }
 
     fn refuse(&mut self, at: &Origin, fault: Fault) -> ActionTarget {
-        self.report(at, fault.reason, format!("{}: the rule refuses its sessions", fault.message));
+        self.report(at, fault.reason, fault.in_rule());
         ActionTarget::Refuse(reason(&fault.message))
     }
 
     /// A jump to a rule list, which will be built.
     pub(super) fn list_target(&mut self, at: &Origin, list: ListId) -> ActionTarget {
-        if !self.lists.contains_key(&list) {
-            let message = format!("no Rule of namespace {} has rulelist \"{}\"", list.namespace, list.name);
-            return self.refuse(at, Fault::new(Reason::RefNotFound, message));
+        if let Some(fault) = self.resolver.missing_list(&list) {
+            return self.refuse(at, fault);
         }
         let name = list.path();
         if !self.rulelists.contains_key(&list) && !self.pending.contains(&list) {
@@ -121,7 +107,7 @@ impl<'w> Build<'w> {
     /// Builds the lists that are referred to, and those that they refer to.
     pub(super) fn pending_lists(&mut self) {
         while let Some(list) = self.pending.pop() {
-            let members = self.lists.get(&list).cloned().unwrap_or_default();
+            let members = self.members(&list);
             self.rulelists.insert(list.clone(), members.iter().map(|rule| id_of(rule)).collect());
             for member in members {
                 let id = id_of(member);
@@ -141,14 +127,14 @@ impl<'w> Build<'w> {
     }
 
     /// Whether a list reaches another by `apply`.
-    fn leads_to(&self, from: ListId, to: &ListId) -> bool {
+    fn leads_to(&mut self, from: ListId, to: &ListId) -> bool {
         let mut seen = BTreeSet::new();
         let mut next = vec![from];
         while let Some(list) = next.pop() {
             if list == *to {
                 return true;
             }
-            let members = self.lists.get(&list).map(Vec::as_slice).unwrap_or_default();
+            let members = self.members(&list);
             if seen.insert(list.clone()) {
                 next.extend(
                     members

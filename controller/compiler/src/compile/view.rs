@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use l7mp_crds::ListenerSpec;
+
 use super::HeldBack;
 use crate::object::{Object, ObjectId, PodName};
 
@@ -58,6 +60,19 @@ pub enum Transport {
     Udp,
     /// TCP
     Tcp,
+}
+
+impl Port {
+    /// The port of a listener; `None` for Unix sockets, and where the kernel chooses.
+    pub fn of(spec: &ListenerSpec) -> Option<Port> {
+        let (transport, number) = match spec {
+            ListenerSpec::Udp(udp) => (Transport::Udp, udp.port),
+            ListenerSpec::Tcp(tcp) => (Transport::Tcp, tcp.port),
+            ListenerSpec::WebSocket(web) => (Transport::Tcp, web.port),
+            ListenerSpec::UnixDomainSocket(_) => return None,
+        };
+        (number != 0).then_some(Port { transport, number })
+    }
 }
 
 impl fmt::Display for Port {
