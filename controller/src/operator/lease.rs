@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::operator::metrics::Metrics;
+use crate::operator::watch::chain;
 
 /// Waits of the election.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +130,7 @@ impl Candidate {
                 Err(error) => {
                     self.metrics.lease_errors.fetch_add(1, Relaxed);
                     if !failed {
-                        tracing::warn!("Lease {}: {error}; trying again", self.name);
+                        tracing::warn!("Lease {}: {}; trying again", self.name, chain(&error));
                     }
                     failed = true;
                 }
@@ -287,7 +288,7 @@ impl Candidate {
         spec.renew_time = Some(MicroTime(Timestamp::now()));
         match self.replace(&lease).await {
             Ok(_) => tracing::info!("Lease {}: handed back", self.name),
-            Err(error) => tracing::warn!("Lease {}: cannot be handed back: {error}", self.name),
+            Err(error) => tracing::warn!("Lease {}: cannot be handed back: {}", self.name, chain(&error)),
         }
         self.standing.send_replace(Standing::Nobody);
     }

@@ -20,6 +20,7 @@ use crate::operator::events::Events;
 use crate::operator::lease::Standing;
 use crate::operator::metrics::Metrics;
 use crate::operator::read::Present;
+use crate::operator::watch::chain;
 pub(crate) use desk::condition;
 pub use desk::{Desk, Outcome, Timing, Write};
 
@@ -139,7 +140,7 @@ async fn send(client: &kube::Client, write: &Write) -> Outcome {
             400 | 413 | 422 => Outcome::Refused(status.message),
             _ => Outcome::Failed(status.message),
         },
-        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+        Ok(Err(error)) => Outcome::Failed(chain(&error)),
         Err(_) => Outcome::Failed("the API server did not answer in time".to_owned()),
     }
 }

@@ -30,7 +30,7 @@ const PAGE: u32 = 250;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// The longest pause between failures: an API server that is back is not long unnoticed.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The API server ends a watch after so long (s), and five more without a word mean that the connection is dead.
 const WATCH_S: u32 = 120;
@@ -41,7 +41,7 @@ pub enum Change {
     /// All objects of a kind: what is not among them is gone.
     Reset(Kind, Vec<Seen>),
     /// An object is there, or has changed.
-    Apply(Seen),
+    Apply(Box<Seen>),
     /// An object is gone.
     Delete(ObjectId),
 }
@@ -134,7 +134,8 @@ impl<K: Watch> Resource for Watched<K> {
 async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, metrics: Arc<Metrics>) {
     let kind = K::KIND;
     let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_S);
-    let mut stream = pin!(watcher(Api::<Watched<K>>::all(client), config));
+    let api = Api::<Watched<K>>::all(client);
+    let mut stream = pin!(watcher(api.clone(), config.clone()));
     let mut listed = Vec::new();
     let mut failure = String::new();
     let mut pause = PAUSE_MIN;
@@ -143,6 +144,13 @@ async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, m
             Ok(event) => event,
             Err(error) => {
                 metrics.watch_errors.add([kind.as_str()]);
+                if is_too_old(&error) {
+                    // The API server is well; it only asks for a new list.
+                    tracing::info!("watch of {}: listed anew, what was missed is not kept any more", kind.plural());
+                    sleep(PAUSE_MIN).await;
+                    stream.set(watcher(api.clone(), config.clone()));
+                    continue;
+                }
                 let error = describe(&error);
                 if error != failure {
                     tracing::warn!("watch of {}: {error}; trying again", kind.plural());
@@ -170,7 +178,7 @@ async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, m
             }
             Event::Apply(object) => {
                 metrics.watch_events.add([kind.as_str(), "apply"]);
-                Change::Apply(object.seen)
+                Change::Apply(Box::new(object.seen))
             }
             Event::Delete(object) => {
                 metrics.watch_events.add([kind.as_str(), "delete"]);
@@ -188,6 +196,15 @@ async fn follow<K: Watch>(client: kube::Client, changes: mpsc::Sender<Change>, m
     }
 }
 
+/// Whether the API server has forgotten the changes since the last one that was received (410 Gone).
+fn is_too_old(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
+
 /// A watcher's error with its cause once; the sources repeat each other.
 fn describe(error: &watcher::Error) -> String {
     match error {
@@ -195,10 +212,24 @@ fn describe(error: &watcher::Error) -> String {
         watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status)) => format!("cannot watch: {}", status.message),
         watcher::Error::WatchError(status) => format!("the API server ended it: {}", status.message),
-        watcher::Error::InitialListFailed(error) => format!("cannot list: {error}"),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => format!("{error}"),
+        watcher::Error::InitialListFailed(error) => format!("cannot list: {}", chain(error)),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => chain(error),
         watcher::Error::NoResourceVersion => error.to_string(),
     }
+}
+
+/// An error and its causes, each once.
+pub(super) fn chain(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Test {
     }
 
     fn apply(&mut self, kind: Kind, object: Value) {
-        self.operator.change(Change::Apply(read(kind, object)));
+        self.operator.change(Change::Apply(Box::new(read(kind, object))));
     }
 
     /// Lets changes settle, and turns.
