@@ -11,7 +11,7 @@ use l7mp_compiler::world::World;
 use l7mp_crds::Status;
 
 use crate::document::{Library, Told};
-use crate::facts::{Facts, same_spec};
+use crate::facts::{Facts, same_spec, selects_elsewhere};
 use crate::order::{Acknowledged, Door, Usage};
 use crate::proxy::{PodFacts, State};
 use crate::status::Book;
@@ -33,6 +33,8 @@ pub struct Fleet {
     /// Counts the changes of the world.
     pub(crate) revision: u64,
     pub(crate) facts: BTreeMap<ObjectId, Facts>,
+    /// Objects with a selector of pods of another namespace.
+    foreign: BTreeSet<ObjectId>,
     pub(crate) proxies: BTreeMap<Arc<PodName>, State>,
     /// Agents that came before their pod.
     pub(crate) early: BTreeMap<Proxy, Early>,
@@ -84,6 +86,7 @@ impl Fleet {
             listed: BTreeSet::new(),
             revision: 0,
             facts: BTreeMap::new(),
+            foreign: BTreeSet::new(),
             proxies: BTreeMap::new(),
             early: BTreeMap::new(),
             dependents: Dependents::default(),
@@ -114,6 +117,7 @@ impl Fleet {
     /// An object is gone.
     pub fn delete(&mut self, id: &ObjectId, now: Instant) {
         self.facts.remove(id);
+        self.foreign.remove(id);
         self.book.forget(id);
         self.uncompiled.remove(id);
         let Some(before) = self.world.get(id).cloned() else { return };
@@ -206,12 +210,12 @@ impl Fleet {
         self.early.clear();
         self.greet.clear();
         self.timers.clear();
+        self.book.restart();
         self.due = Some(now);
     }
 
-    /// The status that an object had before this fleet knew it, as the API server has it: for some time after a
-    /// start its counts are not lowered, and nothing is said anew that it says already. Once the fleet has given
-    /// out a status of an object it is the fleet that knows, and this does nothing.
+    /// The status of an object as the API server has it: for some time after a start its counts are not lowered, and
+    /// nothing is said anew that it says already. What this fleet gave out since its start counts for more.
     pub fn seed_status(&mut self, id: &ObjectId, status: Status) {
         self.book.seed(id, status);
     }
@@ -289,6 +293,9 @@ impl Fleet {
                     Some(Object::Pod(pod)) => Some(pod),
                     _ => None,
                 };
+                for object in &self.foreign {
+                    self.book.mark(object);
+                }
                 self.pod_changed(&PodName { namespace: id.namespace.clone(), name: id.name.clone() }, after, now);
             }
             Kind::EndpointSlice => {}
@@ -296,6 +303,11 @@ impl Fleet {
                 self.book.references_changed = true;
                 if id.kind.is_ours() && after.is_some() {
                     self.uncompiled.insert(id.clone());
+                }
+                if after.is_some_and(selects_elsewhere) {
+                    self.foreign.insert(id.clone());
+                } else {
+                    self.foreign.remove(id);
                 }
                 self.due.get_or_insert(now + self.timing.debounce);
             }

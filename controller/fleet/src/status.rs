@@ -31,7 +31,7 @@ pub(crate) struct Book {
     stale: BTreeSet<ObjectId>,
     /// What was given out last.
     given: BTreeMap<ObjectId, Status>,
-    /// What the API server had before this fleet knew the objects.
+    /// What the API server has.
     seeds: BTreeMap<ObjectId, Status>,
     /// Objects that wait for answers, since when.
     unsettled: BTreeMap<ObjectId, Instant>,
@@ -53,6 +53,13 @@ impl Book {
         }
     }
 
+    /// Others may have written since: what counts is what the API server has.
+    pub(crate) fn restart(&mut self) {
+        self.given.clear();
+        self.unsettled.clear();
+        self.settled_at = None;
+    }
+
     pub(crate) fn forget(&mut self, id: &ObjectId) {
         self.stale.remove(id);
         self.given.remove(id);
@@ -65,7 +72,7 @@ impl Book {
         for condition in &mut status.conditions {
             condition.last_transition_time.clear();
         }
-        if id.kind.is_ours() && !self.given.contains_key(id) {
+        if id.kind.is_ours() {
             self.seeds.insert(id.clone(), status);
         }
     }
@@ -125,9 +132,6 @@ impl Fleet {
         }
         self.book.stale = later;
         self.book.settled_at = self.book.unsettled.values().min().map(|since| *since + SETTLE);
-        if !grace {
-            self.book.seeds.retain(|id, _| !self.book.given.contains_key(id));
-        }
         updates
     }
 

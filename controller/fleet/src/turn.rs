@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use l7mp_compiler::compile::{Compiled, HeldBack, Port, Transport, Use, View, compile};
+use l7mp_compiler::compile::{Compiled, HeldBack, Port, Use, View, compile};
 use l7mp_compiler::object::{Object, ObjectId, PodName};
-use l7mp_crds::ListenerSpec;
 
 use crate::document::{Document, Told, listens};
 use crate::fleet::{Fleet, Term, push};
@@ -356,12 +355,9 @@ fn concern(
 
 /// The port of a VirtualService's listener.
 fn port_of(object: &Object) -> Option<Port> {
-    let Object::VirtualService(object) = object else { return None };
-    let (transport, number) = match &object.spec.listener.spec {
-        ListenerSpec::Udp(udp) => (Transport::Udp, udp.port),
-        ListenerSpec::Tcp(tcp) => (Transport::Tcp, tcp.port),
-        ListenerSpec::WebSocket(websocket) => (Transport::Tcp, websocket.port),
-        ListenerSpec::UnixDomainSocket(_) => return None,
-    };
-    Some(Port { transport, number })
+    match object {
+        Object::VirtualService(object) => Port::of(&object.spec.listener.spec),
+        Object::Target(_) | Object::Route(_) | Object::Rule(_) => None,
+        Object::Pod(_) | Object::Service(_) | Object::EndpointSlice(_) => None,
+    }
 }

@@ -208,6 +208,25 @@ fn a_new_leader_lowers_no_count_and_says_nothing_anew_for_a_while() {
 }
 
 #[test]
+fn a_leader_that_leads_again_starts_from_what_the_other_wrote() {
+    let mut bench = Bench::settled(&gateway(), &["g1"]);
+    let mut other = bench.status(&vsvc("v")).clone();
+    assert_eq!((other.programmed, other.unreachable), (1, 1));
+    (other.programmed, other.unreachable) = (2, 0);
+    seeded(&mut bench, &other);
+    bench.written.insert(vsvc("v"), other);
+    bench.fleet.restart(bench.now);
+    let writes = bench.writes;
+    bench.fleet.connect(&proxy("g1"), None, bench.now);
+    assert_eq!(bench.turn(), ["g1"], "it is told anew");
+    bench.acknowledge("g1");
+    bench.wait(TIMING.grace - Duration::from_secs(1));
+    assert_eq!(bench.writes, writes);
+    bench.wait(Duration::from_secs(2));
+    assert_eq!((bench.status(&vsvc("v")).programmed, bench.writes), (1, writes + 1));
+}
+
+#[test]
 fn a_new_leader_says_what_is_wrong_at_once() {
     let before = Bench::settled(&gateway(), &["g1", "g2"]).status(&vsvc("v")).clone();
     let mut bench = Bench::listed(&gateway());

@@ -154,6 +154,7 @@ impl Bench {
     }
 
     pub fn delete(&mut self, kind: Kind, name: &str) {
+        self.written.remove(&id(kind, name));
         self.fleet.delete(&id(kind, name), self.now);
     }
 
