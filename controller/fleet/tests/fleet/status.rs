@@ -277,3 +277,23 @@ fn a_target_counts_its_endpoints() {
     bench.settle();
     assert_eq!(condition(bench.status(&id(Kind::Target, "back")), "Degraded").status, ConditionStatus::True);
 }
+
+#[test]
+fn consent_of_pods_of_another_namespace_is_asked_for_and_noticed() {
+    let elsewhere = |annotation: &str| {
+        pod("far", "gw", "10.0.9.1").replace("metadata: {", &format!("metadata: {{namespace: far, {annotation}"))
+    };
+    let service = service("v", "gw", 9001, ECHO).replace("selector: {", "selector: {matchNamespace: far, ");
+    let mut bench = Bench::settled(&(elsewhere("") + &service), &[]);
+    let status = bench.status(&vsvc("v"));
+    assert_eq!(verdict(status, "ResolvedRefs"), "False NoConsent");
+    assert_eq!((verdict(status, "Programmed").as_str(), status.pods), ("False NoPods", 0));
+    assert!(condition(status, "ResolvedRefs").message.contains("far/far"));
+    bench.apply(&elsewhere("annotations: {l7mp.io/accept-from: default}, "));
+    bench.settle();
+    let status = bench.status(&vsvc("v"));
+    assert_eq!((verdict(status, "ResolvedRefs").as_str(), status.pods), ("True ResolvedRefs", 1));
+    bench.apply(&elsewhere(""));
+    bench.settle();
+    assert_eq!(verdict(bench.status(&vsvc("v")), "ResolvedRefs"), "False NoConsent");
+}
