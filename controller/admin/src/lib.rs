@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use l7mp_api::status::{Applied, Errors, Info};
+use l7mp_api::status::{Applied, Draining, Errors, Info};
 use l7mp_api::{Config, Problem};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -110,13 +111,30 @@ impl AdminSocket {
     /// [`AdminError::Refused`] when the proxy finds fault with it; the others as for [`AdminSocket::info`].
     pub async fn put_config(&self, config: &Config) -> Result<Applied, AdminError> {
         let broken = |message: String| AdminError::Broken { path: self.path.clone(), message };
-        let body = serde_json::to_vec(config).map_err(|error| broken(error.to_string()))?;
-        let (status, body) = self.request(Method::PUT, "/api/v1/config", Bytes::from(body)).await?;
+        let document = serde_json::to_vec(config).map_err(|error| broken(error.to_string()))?;
+        self.put_document(Bytes::from(document)).await
+    }
+
+    /// As [`AdminSocket::put_config`], with a document (JSON or YAML) that only the proxy needs to understand.
+    ///
+    /// # Errors
+    /// As for [`AdminSocket::put_config`].
+    pub async fn put_document(&self, document: Bytes) -> Result<Applied, AdminError> {
+        let (status, body) = self.request(Method::PUT, "/api/v1/config", document).await?;
         if status == StatusCode::UNPROCESSABLE_ENTITY
             && let Ok(answer) = serde_json::from_slice::<Errors>(&body)
         {
             return Err(AdminError::Refused { errors: answer.errors });
         }
+        self.read(status, &body)
+    }
+
+    /// Makes the proxy take no new sessions; asking again changes nothing.
+    ///
+    /// # Errors
+    /// As for [`AdminSocket::info`].
+    pub async fn drain(&self) -> Result<Draining, AdminError> {
+        let (status, body) = self.request(Method::POST, "/api/v1/drain", Bytes::new()).await?;
         self.read(status, &body)
     }
 
@@ -137,9 +155,10 @@ impl AdminSocket {
 
     async fn exchange(&self, method: Method, uri: &str, body: Bytes) -> Result<(StatusCode, Bytes), AdminError> {
         let broken = |message: String| AdminError::Broken { path: self.path.clone(), message };
-        let stream = UnixStream::connect(&self.path)
-            .await
-            .map_err(|source| AdminError::Unreachable { path: self.path.clone(), source })?;
+        let stream = UnixStream::connect(&self.path).await.map_err(|source| AdminError::Unreachable {
+            path: self.path.clone(),
+            source: explained(source, &self.path),
+        })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(error.to_string()))?;
@@ -165,11 +184,46 @@ impl AdminSocket {
     }
 }
 
+/// Who may open the socket, where this process may not.
+fn explained(error: io::Error, path: &Path) -> io::Error {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let message = match std::fs::symlink_metadata(path) {
+        Ok(socket) => {
+            let (mode, owner) = (socket.mode() & 0o7777, socket.uid());
+            format!("{error}: the socket is of uid {owner}, mode {mode:04o}, and this process has uid {own}")
+        }
+        Err(_) => format!("{error}: its directory is closed to uid {own}, which this process has"),
+    };
+    io::Error::new(io::ErrorKind::PermissionDenied, message)
+}
+
 /// The task that drives a connection; it ends with the request.
 struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_open_the_socket_is_told_whose_it_is() {
+        let socket = std::env::temp_dir();
+        let denied = || io::Error::from_raw_os_error(13);
+        let said = explained(denied(), &socket).to_string();
+        let own = rustix::process::geteuid().as_raw();
+        assert!(said.starts_with("Permission denied (os error 13): the socket is of uid "), "{said}");
+        assert!(said.contains(", mode 1777, ") && said.ends_with(&format!("this process has uid {own}")), "{said}");
+        let said = explained(denied(), Path::new("/nonexistent/admin.sock")).to_string();
+        assert!(said.contains("its directory is closed to uid"), "{said}");
+        let absent = explained(io::ErrorKind::NotFound.into(), &socket);
+        assert_eq!(absent.to_string(), io::Error::from(io::ErrorKind::NotFound).to_string());
     }
 }
