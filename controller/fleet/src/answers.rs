@@ -118,8 +118,8 @@ impl Fleet {
             if state.waits.iter().any(|wait| wait.pod == *pod && has(&wait.service, wait.port)) {
                 touched.insert(Arc::clone(waiting));
             }
-            // One that was told nothing yet is counted by no use.
-            let untold = state.desired.as_ref().filter(|_| state.last().is_none());
+            // What nobody was told yet is counted by no use.
+            let untold = state.untold();
             let lacks = |used: &Arc<Door>| !told.document.listens_at(used.port);
             if untold.is_some_and(|desired| desired.document.uses_of(pod).iter().any(lacks)) {
                 touched.insert(Arc::clone(waiting));

@@ -106,6 +106,12 @@ impl State {
         self.sent.back().or(self.acknowledged.as_ref())
     }
 
+    /// What it should have, if it was not told that yet.
+    pub(crate) fn untold(&self) -> Option<&Told> {
+        let last = self.last().map(|told| told.sequence);
+        self.desired.as_ref().filter(|desired| last != Some(desired.sequence))
+    }
+
     /// Every document that it may have.
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &Told> {
         self.acknowledged.iter().chain(&self.sent)

@@ -97,9 +97,9 @@ impl Fleet {
         let silent = self.proxies.iter().filter(|(_, state)| state.acknowledged.is_none());
         let used = silent.flat_map(|(pod, _)| self.usage.of_pod(pod));
         let users: BTreeSet<Arc<PodName>> = used.flat_map(|(_, users)| users.cloned()).collect();
-        // Those that were told nothing yet are counted by no use.
-        let unsent = self.proxies.iter().filter(|(_, state)| state.last().is_none()).map(|(pod, _)| Arc::clone(pod));
-        let users: Vec<Arc<PodName>> = users.into_iter().chain(unsent).collect();
+        // What nobody was told yet is counted by no use.
+        let untold = self.proxies.iter().filter(|(_, state)| state.untold().is_some()).map(|(pod, _)| Arc::clone(pod));
+        let users: Vec<Arc<PodName>> = users.into_iter().chain(untold).collect();
         for pod in users {
             self.soil_at(&pod, now);
         }

@@ -45,6 +45,8 @@ impl Random {
 struct Agent {
     connected: bool,
     told: Option<Push>,
+    /// Ports that this sends to and that no VirtualService had then.
+    told_plain: BTreeSet<(String, u16)>,
     /// What the proxy runs, and its sequence in the present term.
     runs: Arc<Config>,
     /// What it was told last and did not refuse: a listener that is not in it has gone already.
@@ -342,6 +344,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         let Some(push) = agent.told.take() else { return };
         if !refuses {
             self.plain.retain(|(pod, _)| *pod != proxy.pod || agent.runs == push.config);
+            self.plain.extend(agent.told_plain.iter().map(|to| (proxy.pod.clone(), to.clone())));
             (agent.runs, agent.sequence) = (Arc::clone(&push.config), Some(push.sequence));
             self.fleet.acknowledge(proxy, push.sequence, Vec::new(), self.now);
             return;
@@ -391,7 +394,10 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
                     sends_to(&push.config)
                 );
             }
+            let mut plain = sends_to(&push.config);
+            plain.retain(|(pod, port)| self.wanted(&pod.parse().unwrap(), *port).is_empty());
             let agent = self.agents.get_mut(&push.proxy).expect("of a known agent");
+            agent.told_plain = plain;
             assert!(agent.connected, "{} is away", push.proxy.pod);
             agent.last = Arc::clone(&push.config);
             agent.told = Some(push);
