@@ -83,6 +83,11 @@ fn port(spec: &ListenerSpec) -> u16 {
     }
 }
 
+/// The VirtualService of a listener, be it one that lingers under another name.
+fn service_of(listener: &str) -> String {
+    listener.split('~').next().unwrap_or_default().to_owned()
+}
+
 /// Every pod and port that a document sends to.
 fn sends_to(config: &Config) -> BTreeSet<(String, u16)> {
     let clusters = config.clusters.iter();
@@ -429,10 +434,10 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
     fn note_unwanted(&mut self) {
         let mut now_unwanted = BTreeSet::new();
         for (proxy, agent) in &self.agents {
-            for listener in &agent.runs.listeners {
+            for listener in agent.runs.listeners.iter().chain(&agent.last.listeners) {
                 let port = port(&listener.spec);
-                let name = listener.name.clone();
-                if !self.wanted(&proxy.pod, port).iter().any(|wanted| name.starts_with(wanted)) {
+                let name = service_of(&listener.name);
+                if !self.wanted(&proxy.pod, port).contains(&name) {
                     now_unwanted.insert((proxy.pod.clone(), name, port));
                 }
             }
@@ -486,7 +491,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
         let stays: BTreeSet<u16> = push.config.listeners.iter().map(|listener| port(&listener.spec)).collect();
         for listener in &agent.runs.listeners {
             let port = port(&listener.spec);
-            let key = (pod.clone(), listener.name.clone(), port);
+            let key = (pod.clone(), service_of(&listener.name), port);
             let over = self.unwanted.get(&key).is_some_and(|since| self.now >= *since + TIMING.linger);
             let was_refused = self.refused.iter().any(|(of, name)| of == pod && listener.name.starts_with(name));
             let gone = agent.last.listeners.iter().all(|last| last.name != listener.name);
