@@ -1,6 +1,5 @@
 //! The real agent and the real proxy: what is sent is what runs, also after a restart of the proxy.
 
-#[allow(dead_code)]
 mod support;
 
 use std::path::{Path, PathBuf};

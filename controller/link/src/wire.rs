@@ -40,6 +40,7 @@ impl From<proto::Origin> for Origin {
 }
 
 /// What an agent reports, within the bounds of a message.
+#[cfg(feature = "client")]
 pub(crate) fn report_to_wire(report: Report) -> FromAgent {
     match report {
         Report::Applied { version, warnings } => {
@@ -67,6 +68,7 @@ pub(crate) fn report_from_wire(message: FromAgent) -> Option<Report> {
     }
 }
 
+#[cfg(feature = "client")]
 fn problems_to_wire(problems: Vec<Problem>) -> Vec<proto::Problem> {
     let left_out = problems.len().saturating_sub(PROBLEMS_MAX);
     // The last place is for how many have none.
@@ -97,7 +99,7 @@ pub(crate) fn cut(mut text: String, bytes_max: usize) -> String {
     text
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(all(test, feature = "client", feature = "server"))]
 mod tests {
     use super::*;
 

@@ -29,7 +29,7 @@ use crate::wire::proto::operator_server::OperatorServer;
 /// The wait after an `accept` that failed, for want of descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests of one connection at once: an agent makes one.
-const REQUESTS_MAX: u32 = 4;
+const REQUESTS_MAX: u32 = 1;
 /// Bytes of a message that are under way before more are asked for.
 const WINDOW_BYTES: u32 = 64 << 10;
 /// Bytes of a stream that wait for the client to read.

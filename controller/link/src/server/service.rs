@@ -86,13 +86,17 @@ impl Operator for Connection {
             }
         }
         let token = token_of(&request);
-        let identity = review(shared, token.clone(), peer).await.map_err(|denied| match denied {
-            Denied::Refused { reason, message } => shared.refuse(reason, &message, peer, ""),
-            Denied::Unavailable(message) => {
-                shared.turn(Turned::Unavailable, peer, &format!("its token cannot be reviewed now: {message}"));
-                Status::unavailable(message)
+        let identity = match review(shared, token.clone(), peer).await {
+            Ok(identity) => identity,
+            Err(denied) => {
+                let status = self.denied(denied);
+                if status.code() == tonic::Code::Unauthenticated {
+                    // Each review is a request to the API server: those who are refused do not get many.
+                    tokio::time::sleep(shared.timing.review_pauses.0).await;
+                }
+                return Err(status);
             }
-        })?;
+        };
         work.known();
         let mut inbound = request.into_inner();
         let holds = self.hello(&mut inbound).await?;
@@ -109,6 +113,17 @@ impl Operator for Connection {
 }
 
 impl Connection {
+    fn denied(&self, denied: Denied) -> Status {
+        match denied {
+            Denied::Refused { reason, message } => self.shared.refuse(reason, &message, self.peer, ""),
+            Denied::Unavailable(message) => {
+                let said = format!("its token cannot be reviewed now: {message}");
+                self.shared.turn(Turned::Unavailable, self.peer, &said);
+                Status::unavailable(message)
+            }
+        }
+    }
+
     /// The agent's first message: what its proxy has.
     async fn hello(&self, inbound: &mut Streaming<proto::FromAgent>) -> Result<Option<crate::Version>, Status> {
         let first = tokio::time::timeout(self.shared.timing.patience, inbound.message());
