@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::watch::DirWatch;
 use l7mp_compiler::manifest::{self, FILE_BYTES_MAX};
-use l7mp_compiler::object::ObjectId;
+use l7mp_compiler::object::{ObjectId, PodName};
 use l7mp_compiler::world::World;
 
 /// How long changes are collected before they are read.
@@ -90,6 +90,11 @@ impl Directory {
     /// The objects that are right by themselves.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// These pods have a proxy whatever their manifests say of their containers.
+    pub fn give_proxies(&mut self, pods: impl IntoIterator<Item = PodName>) {
+        self.world.give_proxies(pods);
     }
 
     /// Everything that was left out: file, document, object, path and what is wrong.

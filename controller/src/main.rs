@@ -67,8 +67,8 @@ enum Command {
 #[command(after_help = EXAMPLES)]
 struct Local {
     /// Directory of YAML files (.yaml, .yml, .json; below it too): VirtualServices, Targets, Routes, Rules,
-    /// and Pods and Services as `kubectl get -o yaml` prints them. The proxies' Pod objects must be under it.
-    /// Changes are followed; write a file beside and rename it, so that no half of it is seen.
+    /// and Pods, Services and EndpointSlices as `kubectl get -o yaml` prints them. The proxies' Pod objects must be
+    /// under it. Changes are followed; write a file beside and rename it, so that no half of it is seen.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
     /// A proxy: the Pod that it belongs to and its admin socket. Once for each proxy. The Pod object must be
@@ -168,7 +168,8 @@ fn run_operator(request: &Operator) -> anyhow::Result<()> {
 }
 
 fn run_compile(request: &Compile) -> anyhow::Result<()> {
-    let directory = Directory::open(&request.manifests)?;
+    let mut directory = Directory::open(&request.manifests)?;
+    directory.give_proxies([request.proxy.clone()]);
     let compiled = compile(directory.world(), &request.proxy, &View::alone(&HeldBack::new()))?;
     for report in &compiled.reports {
         tracing::warn!("{report}");
@@ -195,7 +196,8 @@ fn run_local(request: Local) -> anyhow::Result<()> {
             );
         }
     }
-    let directory = Directory::open(&request.manifests)?;
+    let mut directory = Directory::open(&request.manifests)?;
+    directory.give_proxies(request.proxies.iter().map(|proxy| proxy.pod.clone()));
     if request.once {
         // The directory is read once, so a Pod that is missing now is missing for good.
         for proxy in &request.proxies {

@@ -87,6 +87,10 @@ impl Problems {
         {
             self.add(format!("{path}.matchNamespace"), format!("\"{namespace}\" is not a namespace"));
         }
+        if let Some(service) = selector.match_service.as_deref().filter(|service| !is_name(service)) {
+            let message = format!("\"{service}\" is not the name of a Service; its namespace goes into matchNamespace");
+            self.add(format!("{path}.matchService"), message);
+        }
         for (index, term) in selector.match_expressions.iter().enumerate() {
             self.requirement(&format!("{path}.matchExpressions[{index}]"), term);
         }

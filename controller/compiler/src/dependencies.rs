@@ -1,6 +1,6 @@
 //! What a document was made of, so that an index can say which proxies a change touches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use l7mp_crds::{ObjectMeta, Pod, Rule, Selector};
@@ -145,12 +145,14 @@ fn same(a: &Object, b: &Object) -> bool {
 }
 
 fn same_pod(a: &Pod, b: &Pod) -> bool {
-    fn state(pod: &Pod) -> (bool, bool, bool, Option<&str>, [Option<&String>; 3], &BTreeMap<String, String>) {
-        let texts = [&pod.spec.node_name, &pod.spec.service_account_name, &pod.status.phase].map(Option::as_ref);
-        let address = pod.status.pod_ip.as_deref();
-        (pod.is_ready(), pod.is_terminating(), pod.has_proxy(), address, texts, &pod.metadata.labels)
-    }
-    state(a) == state(b) && a.addresses().eq(b.addresses())
+    let state = |pod: &Pod| (pod.is_ready(), pod.is_terminating(), pod.has_proxy());
+    state(a) == state(b)
+        && a.metadata.labels == b.metadata.labels
+        && a.spec.node_name == b.spec.node_name
+        && a.spec.service_account_name == b.spec.service_account_name
+        && a.status.phase == b.status.phase
+        && a.status.pod_ip == b.status.pod_ip
+        && a.addresses().eq(b.addresses())
 }
 
 /// All that was read for one proxy's document.

@@ -121,6 +121,11 @@ fn an_object_that_is_wrong_by_itself_is_reported_with_document_and_path() {
             "is needed",
         ),
         (
+            target("bad").replace("cluster: {spec", "selector: {matchService: a/b}, cluster: {spec"),
+            "spec.selector.matchService",
+            "matchNamespace",
+        ),
+        (
             target("bad").replace("cluster: {spec", "selector: {matchServices: x}, cluster: {spec"),
             "spec.selector.matchServices",
             "unknown field",
