@@ -215,7 +215,9 @@ impl Fleet {
         let uses = |pod| state.in_force().flat_map(move |told| told.document.uses_of(pod));
         let moving = waits.iter().any(|wait| comes(wait) && uses(&wait.pod).any(|used| moved(wait, used)));
         let Some(state) = self.proxies.get_mut(pod) else { return false };
-        if !moving {
+        // Only for what it has: whoever has lost that is told what is right now.
+        let lost = |holds: Option<u64>| holds.is_none() || holds != state.last().map(|told| told.sequence);
+        if !moving || state.greeting.is_some_and(lost) {
             state.patience = None;
             return false;
         }
@@ -298,6 +300,9 @@ impl Fleet {
             return None;
         };
         let holds = state.greeting.take()?;
+        if state.patience.is_some_and(|end| end > now) {
+            return None;
+        }
         let has = state.acknowledged.as_ref().is_some_and(|told| told.sequence == desired.sequence);
         if has && holds == Some(desired.sequence) {
             return None;

@@ -224,7 +224,7 @@ impl Simulation {
         if self.random.one_in(8) {
             yaml = yaml.replace("labels:", "deletionTimestamp: '2026-01-01T00:00:00Z', labels:");
         }
-        if self.random.one_in(6) && !self.objects.contains_key(&id(Kind::Pod, name)) {
+        if name == "p6" {
             yaml = yaml.replace(", {name: l7mp}", "");
         }
         yaml
