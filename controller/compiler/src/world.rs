@@ -181,6 +181,14 @@ impl World {
         })
     }
 
+    /// Every Target.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.of_kind(Kind::Target).filter_map(|object| match object {
+            Object::Target(object) => Some(object),
+            _ => None,
+        })
+    }
+
     /// Every Pod.
     pub fn all_pods(&self) -> impl Iterator<Item = &Pod> {
         self.of_kind(Kind::Pod).filter_map(Object::as_pod)
