@@ -134,7 +134,8 @@ fn main() -> ExitCode {
 
 fn start_log(format: LogFormat) {
     // What the client of the API server says of its connections, the operator says once, and what follows from it.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off,kube_runtime=off"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),

@@ -1,9 +1,11 @@
 //! Who of the replicas serves agents and writes status: the holder of a Lease (`coordination.k8s.io`).
 //!
 //! The clocks of the replicas are not compared: a Lease has expired when it did not change for its duration, by the
-//! clock of the one who looks. Every acquisition counts `leaseTransitions` up, also one by the holder of before
+//! clock of the one who looks; time in which the API server could not be asked does not count, so that an outage of
+//! it moves no leadership. Every acquisition counts `leaseTransitions` up, also one by the holder of before
 //! (a process that was started again): configurations of different leaders are ordered by it.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -82,8 +84,12 @@ pub struct Candidate {
     metrics: Arc<Metrics>,
     /// The Lease as this replica acquired or renewed it, and when that request began.
     held: Option<(Lease, Instant)>,
-    /// The Lease as seen last, and since when it is so.
+    /// The Lease as seen last, and since when it is so, but for the time in which nobody could look.
     seen: Option<(Lease, Instant)>,
+    /// When it was looked at last.
+    looked: Option<Instant>,
+    /// It could not be looked at since.
+    missed: bool,
 }
 
 /// What one look at the Lease came to.
@@ -105,6 +111,8 @@ impl Candidate {
             metrics,
             held: None,
             seen: None,
+            looked: None,
+            missed: false,
         }
     }
 
@@ -128,6 +136,7 @@ impl Candidate {
                 }
                 Ok(Look::Held | Look::NotHeld) => {}
                 Err(error) => {
+                    self.missed = true;
                     self.metrics.lease_errors.fetch_add(1, Relaxed);
                     if !failed {
                         tracing::warn!("Lease {}: {}; trying again", self.name, chain(&error));
@@ -219,6 +228,12 @@ impl Candidate {
     async fn look(&mut self) -> kube::Result<Look> {
         let began = Instant::now();
         let found = self.bounded(self.api.get_opt(&self.name)).await?;
+        if take(&mut self.missed)
+            && let (Some(looked), Some((_, since))) = (self.looked, &mut self.seen)
+        {
+            *since += began - looked;
+        }
+        self.looked = Some(began);
         let Some(found) = found else {
             self.held = None;
             self.seen = None;

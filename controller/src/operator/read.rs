@@ -29,6 +29,8 @@ pub struct Seen {
 pub struct Present {
     /// Its UID.
     pub uid: Option<String>,
+    /// Its `resourceVersion`: a write that names it fails when the object has changed since.
+    pub version: Option<String>,
     /// Its status, if it has one that can be read.
     pub status: Option<Status>,
 }
@@ -73,7 +75,7 @@ pub fn read(kind: Kind, mut value: Value) -> Seen {
         text("namespace").as_deref().unwrap_or(l7mp_crds::DEFAULT_NAMESPACE),
         text("name").as_deref().unwrap_or_default(),
     );
-    let (uid, generation) = (text("uid"), metadata["generation"].as_i64());
+    let (uid, version, generation) = (text("uid"), text("resourceVersion"), metadata["generation"].as_i64());
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
         metadata.remove("resourceVersion");
@@ -84,7 +86,7 @@ pub fn read(kind: Kind, mut value: Value) -> Seen {
             let status = value.as_object_mut().and_then(|map| map.remove("status"));
             let status = status.and_then(|status| serde_json::from_value(status).ok());
             let object = read_ours(kind, value).map_err(rejected);
-            Seen { object, present: Some(Present { uid, status }) }
+            Seen { object, present: Some(Present { uid, version, status }) }
         }
         Kind::Pod => Seen { object: parse(value).map(trim_pod).map_err(rejected), present: None },
         Kind::Service => Seen { object: parse(value).map(trim_service).map_err(rejected), present: None },
@@ -175,7 +177,8 @@ mod tests {
         assert_eq!(meta.annotations.keys().collect::<Vec<_>>(), ["l7mp.io/accept-from"]);
         assert_eq!((meta.generation, meta.resource_version.as_deref()), (Some(3), None));
         let present = seen.present.unwrap();
-        assert_eq!((present.uid.as_deref(), present.status.unwrap().pods), (Some("u"), 2));
+        assert_eq!((present.uid.as_deref(), present.version.as_deref()), (Some("u"), Some("17")));
+        assert_eq!(present.status.unwrap().pods, 2);
     }
 
     #[test]

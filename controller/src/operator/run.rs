@@ -236,7 +236,7 @@ impl Operator {
             FromAgent::Disconnected { stream, identity } => {
                 let proxy = proxy(&identity);
                 if self.agents.get(&proxy).is_some_and(|agent| agent.stream == stream) {
-                    tracing::info!("Pod {}: its agent is gone", proxy.pod);
+                    tracing::debug!("Pod {}: its agent is gone", proxy.pod);
                     self.agents.remove(&proxy);
                     self.fleet.disconnect(&proxy, now);
                 }
@@ -246,7 +246,7 @@ impl Operator {
 
     fn connected(&mut self, agent: Agent, proxy: Proxy, holds: Option<Version>) {
         let held = holds.map_or_else(|| "nothing of ours".to_owned(), |version| format!("version {version}"));
-        tracing::info!("Pod {}: its agent is connected, its proxy has {held}", proxy.pod);
+        tracing::debug!("Pod {}: its agent is connected, its proxy has {held}", proxy.pod);
         let holds = holds.and_then(|version| self.sequence(version));
         self.fleet.connect(&proxy, holds, now());
         self.agents.insert(proxy, agent);

@@ -10,7 +10,6 @@ use kube::api::{Patch, PatchParams, Request};
 use l7mp_compiler::object::ObjectId;
 use l7mp_crds::API_VERSION;
 use l7mp_fleet::StatusUpdate;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -76,7 +75,7 @@ pub async fn run(
             Some(done) = writes.join_next() => {
                 let Ok((write, outcome)) = done else { continue };
                 count(&metrics, &write, &outcome);
-                if matches!(outcome, Outcome::Written) {
+                if matches!(outcome, Outcome::Written(_)) {
                     events.report(&write.id, write.uid.as_deref(), write.before.as_ref(), &write.status);
                 }
                 desk.done(&write, &outcome, Instant::now());
@@ -105,13 +104,13 @@ fn wall_clock() -> String {
 fn count(metrics: &Metrics, write: &Write, outcome: &Outcome) {
     let id = &write.id;
     match outcome {
-        Outcome::Written => {
+        Outcome::Written(_) => {
             metrics.status_writes.add(["written"]);
             tracing::debug!("{id}: status written");
         }
-        Outcome::Gone => {
-            metrics.status_writes.add(["gone"]);
-            tracing::debug!("{id}: gone, or another of its name, before its status was written");
+        Outcome::Outdated => {
+            metrics.status_writes.add(["outdated"]);
+            tracing::debug!("{id}: has changed before its status was written");
         }
         Outcome::Refused(error) => {
             metrics.status_writes.add(["refused"]);
@@ -124,7 +123,8 @@ fn count(metrics: &Metrics, write: &Write, outcome: &Outcome) {
     }
 }
 
-/// Server-side apply on the status subresource; the UID makes it fail for another object of the same name.
+/// Server-side apply on the status subresource. The version makes it fail for an object that has changed, and for
+/// another of the same name (there the API server does not look at a UID).
 async fn send(client: &kube::Client, write: &Write) -> Outcome {
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let patch = Patch::Apply(document(write));
@@ -133,10 +133,10 @@ async fn send(client: &kube::Client, write: &Write) -> Outcome {
         Ok(request) => request,
         Err(error) => return Outcome::Refused(error.to_string()),
     };
-    match timeout(WRITE_TIMEOUT, client.request::<IgnoredAny>(request)).await {
-        Ok(Ok(_)) => Outcome::Written,
+    match timeout(WRITE_TIMEOUT, client.request::<Value>(request)).await {
+        Ok(Ok(object)) => Outcome::Written(object["metadata"]["resourceVersion"].as_str().map(str::to_owned)),
         Ok(Err(kube::Error::Api(status))) => match status.code {
-            404 | 409 => Outcome::Gone,
+            404 | 409 => Outcome::Outdated,
             400 | 413 | 422 => Outcome::Refused(status.message),
             _ => Outcome::Failed(status.message),
         },
@@ -148,8 +148,8 @@ async fn send(client: &kube::Client, write: &Write) -> Outcome {
 fn document(write: &Write) -> Value {
     let id = &write.id;
     let mut metadata = json!({"name": id.name, "namespace": id.namespace});
-    if let Some(uid) = &write.uid {
-        metadata["uid"] = json!(uid);
+    if let Some(version) = &write.version {
+        metadata["resourceVersion"] = json!(version);
     }
     json!({"apiVersion": API_VERSION, "kind": id.kind.as_str(), "metadata": metadata, "status": write.status})
 }

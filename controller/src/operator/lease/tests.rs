@@ -207,6 +207,29 @@ async fn a_holder_that_cannot_renew_stays_and_says_that_nothing_may_be_written()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_of_the_api_server_moves_no_leadership() {
+    let api = Server::default();
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    let mine = first.until_mine().await;
+    let mut second = api.candidate("b@10.0.0.2:7800");
+    second.until(is_other).await;
+    api.silence(true);
+    sleep(Duration::from_secs(60)).await;
+    api.silence(false);
+    assert_eq!(first.until_mine().await, mine);
+    sleep(Duration::from_secs(60)).await;
+    assert!(is_other(&second.standing.borrow()));
+    // Nor does it save one that dies meanwhile.
+    api.silence(true);
+    first.kill();
+    sleep(Duration::from_secs(60)).await;
+    api.silence(false);
+    let back = Instant::now();
+    second.until_mine().await;
+    assert!(back.elapsed() <= Duration::from_secs(20), "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_follows_once_it_sees_another() {
     let api = Server::default();
     let mut first = api.candidate("a@10.0.0.1:7800");

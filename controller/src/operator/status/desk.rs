@@ -37,6 +37,8 @@ pub struct Write {
     pub id: ObjectId,
     /// Of which object of that name.
     pub uid: Option<String>,
+    /// The version of it that the status was judged from; the API server refuses to write to another one.
+    pub version: Option<String>,
     /// What the API server had before.
     pub before: Option<Status>,
     /// What it is to have.
@@ -46,10 +48,10 @@ pub struct Write {
 /// What became of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The API server has it.
-    Written,
-    /// There is no such object, or another one of its name.
-    Gone,
+    /// The API server has it, as the object's version of this name.
+    Written(Option<String>),
+    /// The object has changed, or there is none of the name any more: the watch will say so.
+    Outdated,
     /// The API server finds the status wrong: a fault of ours. Not tried again before it changes, or much later.
     Refused(String),
     /// Anything else: tried again.
@@ -68,12 +70,16 @@ pub struct Desk {
 #[derive(Debug, Default)]
 struct Entry {
     uid: Option<String>,
+    version: Option<String>,
     present: Option<Status>,
     desired: Option<Status>,
     /// Since when the two differ.
     differs: Option<Instant>,
-    /// When it was written last.
+    /// When it was written last, and before that.
     written: Option<Instant>,
+    written_before: Option<Instant>,
+    /// The last write found another version.
+    outdated: bool,
     /// The end of the pause after failures.
     paused: Option<Instant>,
     failures: u32,
@@ -117,6 +123,10 @@ impl Desk {
                     *entry = Entry { uid: present.uid, writing, due, ..Entry::default() };
                 }
                 entry.present = present.status;
+                if entry.version != present.version && std::mem::take(&mut entry.outdated) {
+                    (entry.paused, entry.written) = (None, entry.written_before);
+                }
+                entry.version = present.version;
                 self.look(&id, now);
             }
             News::Gone(id) => {
@@ -156,8 +166,9 @@ impl Desk {
             let Some(mut status) = entry.desired.clone() else { continue };
             keep_times(&mut status, entry.present.as_ref(), wall);
             entry.writing = true;
-            entry.written = Some(now);
-            writes.push(Write { id, uid: entry.uid.clone(), before: entry.present.clone(), status });
+            entry.written_before = entry.written.replace(now);
+            let (uid, version) = (entry.uid.clone(), entry.version.clone());
+            writes.push(Write { id, uid, version, before: entry.present.clone(), status });
         }
         writes
     }
@@ -178,11 +189,21 @@ impl Desk {
         entry.writing = false;
         if entry.uid == write.uid {
             match outcome {
-                Outcome::Written => {
+                Outcome::Written(version) => {
                     entry.present = Some(write.status.clone());
                     (entry.failures, entry.paused) = (0, None);
+                    // What the watch said meanwhile is this write, or newer.
+                    if entry.version == write.version {
+                        entry.version.clone_from(version);
+                    }
                 }
-                Outcome::Gone | Outcome::Refused(_) => entry.paused = Some(now + self.timing.retry_max),
+                // The watch may have brought the newer version before the answer came.
+                Outcome::Outdated if entry.version != write.version => entry.written = entry.written_before,
+                Outcome::Outdated => {
+                    entry.outdated = true;
+                    entry.paused = Some(now + self.timing.retry_max);
+                }
+                Outcome::Refused(_) => entry.paused = Some(now + self.timing.retry_max),
                 Outcome::Failed(_) => {
                     let pause = self.timing.retry.saturating_mul(1 << entry.failures.min(16));
                     entry.paused = Some(now + pause.min(self.timing.retry_max));
@@ -263,6 +284,10 @@ mod tests {
         Status { pods, conditions: vec![condition], ..Status::default() }
     }
 
+    fn written() -> Outcome {
+        Outcome::Written(Some("written".to_owned()))
+    }
+
     const TRUE: ConditionStatus = ConditionStatus::True;
     const FALSE: ConditionStatus = ConditionStatus::False;
 
@@ -270,17 +295,21 @@ mod tests {
         desk: Desk,
         start: Instant,
         now: Duration,
+        version: u32,
     }
 
     impl Test {
         fn new(present: Option<Status>) -> Test {
-            let mut test = Test { desk: Desk::new(Timing::default()), start: Instant::now(), now: Duration::ZERO };
+            let desk = Desk::new(Timing::default());
+            let mut test = Test { desk, start: Instant::now(), now: Duration::ZERO, version: 0 };
             test.present("u", present);
             test
         }
 
         fn present(&mut self, uid: &str, status: Option<Status>) {
-            let present = Present { uid: Some(uid.to_owned()), status };
+            self.version += 1;
+            let version = Some(self.version.to_string());
+            let present = Present { uid: Some(uid.to_owned()), version, status };
             self.desk.hear(News::Present(id(), present), self.start + self.now);
         }
 
@@ -308,7 +337,7 @@ mod tests {
 
         fn write(&mut self) -> Write {
             let write = self.take().unwrap();
-            self.done(&write, &Outcome::Written);
+            self.done(&write, &written());
             write
         }
     }
@@ -348,17 +377,17 @@ mod tests {
         let mut test = Test::new(None);
         test.desire(status(TRUE, 0));
         test.write();
-        let mut written = vec![0];
+        let mut times = vec![0];
         for ms in (10..20_000).step_by(10) {
             test.at(ms);
             test.desire(status(if ms % 20 == 0 { TRUE } else { FALSE }, ms as u32));
             if let Some(write) = test.take() {
                 assert_eq!(u64::from(write.status.pods), ms);
-                test.done(&write, &Outcome::Written);
-                written.push(ms);
+                test.done(&write, &written());
+                times.push(ms);
             }
         }
-        assert_eq!(written, [0, 5_000, 10_000, 15_000]);
+        assert_eq!(times, [0, 5_000, 10_000, 15_000]);
     }
 
     #[test]
@@ -368,7 +397,7 @@ mod tests {
         let write = test.take().unwrap();
         test.desire(status(TRUE, 2));
         assert_eq!(test.next(), None, "one write at a time");
-        test.done(&write, &Outcome::Written);
+        test.done(&write, &written());
         assert_eq!(test.next(), Some(5_000));
         test.at(5_000);
         assert_eq!(test.write().status.pods, 2);
@@ -419,12 +448,37 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_changed_meanwhile_is_written_once_the_watch_says_how() {
+        let mut test = Test::new(None);
+        test.desire(status(TRUE, 1));
+        let write = test.take().unwrap();
+        assert_eq!(write.version.as_deref(), Some("1"));
+        test.at(10);
+        test.done(&write, &Outcome::Outdated);
+        assert_eq!(test.next(), Some(30_010), "in case that the watch never says it");
+        test.at(20);
+        test.present("u", None);
+        assert!(test.next() <= Some(20), "nothing was written, so nothing is waited for");
+        let write = test.take().unwrap();
+        assert_eq!(write.version.as_deref(), Some("2"));
+        // The watch may be faster than the answer.
+        test.present("u", None);
+        test.done(&write, &Outcome::Outdated);
+        assert!(test.next() <= Some(20));
+        assert_eq!(test.write().version.as_deref(), Some("3"));
+        test.at(9_000);
+        test.desire(status(TRUE, 2));
+        test.at(9_500);
+        assert_eq!(test.take().unwrap().version.as_deref(), Some("written"), "our own write makes no conflict");
+    }
+
+    #[test]
     fn another_object_of_the_name_gets_no_status_of_the_last_one() {
         let mut test = Test::new(None);
         test.desire(status(TRUE, 1));
         let write = test.take().unwrap();
         test.present("another", None);
-        test.done(&write, &Outcome::Written);
+        test.done(&write, &written());
         assert_eq!(test.next(), None);
         test.desire(status(TRUE, 1));
         assert_eq!(test.next(), None, "its UID is the last one's");

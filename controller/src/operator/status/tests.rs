@@ -53,7 +53,7 @@ impl Test {
     }
 
     fn present(&self, name: &str) {
-        let present = Present { uid: Some(format!("uid-of-{name}")), status: None };
+        let present = Present { uid: Some(format!("uid-of-{name}")), version: Some("5".to_owned()), status: None };
         self.news.send(News::Present(id(name), present)).unwrap();
     }
 
@@ -103,7 +103,7 @@ async fn a_status_is_applied_to_the_subresource_of_that_object_alone() {
     assert_eq!(kind, "application/apply-patch+yaml");
     assert_eq!(body["apiVersion"], "l7mp.io/v1");
     assert_eq!(body["kind"], "VirtualService");
-    assert_eq!(body["metadata"], json!({"name": "a", "namespace": "ns", "uid": "uid-of-a"}));
+    assert_eq!(body["metadata"], json!({"name": "a", "namespace": "ns", "resourceVersion": "5"}));
     assert_eq!(body["status"]["conditions"][1]["type"], "Ready");
     let time = body["status"]["conditions"][1]["lastTransitionTime"].as_str().unwrap();
     assert!(time.len() == 20 && time.ends_with('Z'), "{time}");
@@ -146,7 +146,7 @@ async fn only_a_leader_with_a_renewed_lease_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_api_server_is_tried_again_and_a_missing_object_much_later() {
+async fn a_busy_api_server_is_tried_again_and_an_outdated_object_when_the_watch_says_how_it_is() {
     let mut test = Test::new(LEADS, &[429, 503, 500]);
     test.present("a");
     test.desire("a", TRUE, "");
@@ -165,7 +165,7 @@ async fn a_busy_api_server_is_tried_again_and_a_missing_object_much_later() {
         let began = Instant::now();
         test.next().await.unwrap();
         assert!(began.elapsed() >= Duration::from_secs(29), "{code}: {:?}", began.elapsed());
-        assert_eq!(test.metrics.status_writes.get(["gone"]), 1);
+        assert_eq!(test.metrics.status_writes.get(["outdated"]), 1);
     }
 }
 
