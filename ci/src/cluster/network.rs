@@ -82,6 +82,8 @@ pub fn connect(place: &Place, network: Network, pid: i32) -> Result<()> {
         format!("ip address add {node}/32 dev {NODE_LINK}"),
         format!("ip link set {NODE_LINK} up"),
         format!("ip route add {machine}/32 dev {NODE_LINK}"),
+        // So that what runs on the node's own network reaches Services too: their rules take it from there.
+        format!("ip route add {SERVICES} dev {NODE_LINK} src {node}"),
     ] {
         let words: Vec<&str> = [inside.as_str()].into_iter().chain(command.split(' ')).collect();
         tool("nsenter", &words)?;
