@@ -4,7 +4,9 @@
 //! rule into a `refuse`, a listener whose port is taken is left out. Every such loss is a [`Report`].
 //!
 //! Names in the document are `namespace/name` of the object; a cluster that was written inline gets the
-//! name of its object and the way to it (`default/gateway-vsvc/rules/0/destination`).
+//! name of its object and the way to it (`default/gateway-vsvc/rules/0/destination`), one that dials a
+//! VirtualService `namespace/name/listener`, one that dials a Service `namespace/name:port`. A listener that
+//! lingers beside a newer one of its object has `~old` behind its name.
 
 mod cluster;
 mod endpoint;
@@ -112,6 +114,8 @@ struct Build<'w> {
     view: View<'w>,
     listeners: BTreeMap<String, (Listener, Origin)>,
     clusters: BTreeMap<String, (Cluster, Origin)>,
+    /// What is wrong with clusters that are not of an object of ours, for those that refer to them.
+    degraded: BTreeMap<String, String>,
     /// A route that is not usable is kept as the message that its rules give.
     routes: BTreeMap<ObjectId, Result<Route, String>>,
     rules: BTreeMap<ObjectId, Rule>,
@@ -143,6 +147,7 @@ impl<'w> Build<'w> {
             view: *view,
             listeners: BTreeMap::new(),
             clusters: BTreeMap::new(),
+            degraded: BTreeMap::new(),
             routes: BTreeMap::new(),
             rules: BTreeMap::new(),
             rulelists: BTreeMap::new(),

@@ -231,7 +231,7 @@ fn a_service_without_endpoints_is_degraded_and_its_port_is_known() {
     assert_eq!(
         reports(&compiled),
         [
-            "Service default/x: spec.ports: there is no endpoint: sessions cannot be opened until there is one (Degraded)"
+            "VirtualService default/vs: spec.listener.rules[0].action.route.destinationRef: Service default/x: there is no endpoint: sessions cannot be opened until there is one (Degraded)"
         ]
     );
 }

@@ -4,6 +4,7 @@ use l7mp_api::config::{self as api, Cluster};
 use l7mp_crds::{ClusterEndpoint, ClusterSpec, Selector, Service, ServicePort, Target, VirtualService};
 
 use super::endpoint::Candidate;
+use super::service::PORTS;
 use super::{Build, Origin, Reason, lower, no_consent};
 use crate::consent::accepts;
 use crate::object::{Object, ObjectId};
@@ -82,7 +83,10 @@ impl<'w> Build<'w> {
         } else if let Ok(Some((linked, service))) = self.resolver.linked(target) {
             self.sources.insert(linked.clone());
             let origin = Origin::new(id.clone(), "spec.linkedVirtualService");
-            self.add_dialled(name.clone(), origin, &linked, service);
+            let (part, candidates) = self.dialled(name.clone(), &origin, &linked, service);
+            if let Some(message) = self.insert(part, origin.clone(), candidates) {
+                self.report(&origin, Reason::Degraded, message);
+            }
         }
         name
     }
@@ -91,7 +95,9 @@ impl<'w> Build<'w> {
     pub(super) fn add_virtual_service(&mut self, id: &ObjectId, service: &'w VirtualService) -> String {
         let name = format!("{}/listener", id.path());
         if !self.clusters.contains_key(&name) {
-            self.add_dialled(name.clone(), Origin::new(id.clone(), "spec.listener"), id, service);
+            let origin = Origin::new(id.clone(), "spec.listener");
+            let (part, candidates) = self.dialled(name.clone(), &origin, id, service);
+            self.insert_shared(part, origin, candidates);
         }
         name
     }
@@ -102,8 +108,9 @@ impl<'w> Build<'w> {
         let name = format!("{}:{}", id.path(), port.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(&number));
         if !self.clusters.contains_key(&name) {
             let (spec, candidates) = self.service_cluster(id, service, port);
-            let origin = Origin::new(id.clone(), "spec.ports");
-            self.insert(name.clone(), &origin.clone(), origin, spec, candidates, balanced(), None);
+            let origin = Origin::new(id.clone(), PORTS);
+            let part = Cluster { loadbalancer: balanced(), ..bare(name.clone(), spec) };
+            self.insert_shared(part, origin, candidates);
         }
         name
     }
@@ -125,9 +132,15 @@ impl<'w> Build<'w> {
         for (index, item) in cluster.endpoints.iter().enumerate() {
             self.listed(&origin.join(format!("endpoints[{index}]")), &cluster.spec, item, &mut candidates);
         }
-        let (spec, balancer) = (lower::cluster_spec(&cluster.spec), lower::load_balancer(&cluster.loadbalancer));
-        let drain_timeout = cluster.drain_timeout.map(|timeout| timeout.0);
-        self.insert(name, &origin.join("endpoints"), origin, spec, candidates, balancer, drain_timeout);
+        let part = Cluster {
+            loadbalancer: lower::load_balancer(&cluster.loadbalancer),
+            drain_timeout: cluster.drain_timeout.map(|timeout| timeout.0),
+            ..bare(name, lower::cluster_spec(&cluster.spec))
+        };
+        let at = origin.join("endpoints");
+        if let Some(message) = self.insert(part, origin, candidates) {
+            self.report(&at, Reason::Degraded, message);
+        }
     }
 
     /// The candidates of one item of a cluster's list.
@@ -157,39 +170,50 @@ impl<'w> Build<'w> {
     }
 
     /// The cluster that dials a VirtualService on the pods with a proxy that it selects.
-    fn add_dialled(&mut self, name: String, origin: Origin, id: &ObjectId, service: &'w VirtualService) {
+    fn dialled(
+        &mut self,
+        name: String,
+        origin: &Origin,
+        id: &ObjectId,
+        service: &'w VirtualService,
+    ) -> (Cluster, Vec<Candidate<'w>>) {
         let spec = lower::dial(&service.spec.listener.spec);
         let mut candidates = Vec::new();
         if let ClusterSpec::UnixDomainSocket(unix) = &spec {
-            candidates.push(Candidate::file(&origin, unix.filename.clone().unwrap_or_default()));
+            candidates.push(Candidate::file(origin, unix.filename.clone().unwrap_or_default()));
         } else if let Some(Ok(pods)) =
             service.spec.selector.as_ref().map(|selector| self.resolver.picked(selector, &id.namespace))
         {
             let world = self.world;
             let theirs = pods.into_iter().filter(|pod| world.has_proxy(pod) && accepts(&pod.metadata, &id.namespace));
-            candidates.extend(theirs.filter_map(|pod| Candidate::pod(&origin, pod)));
+            candidates.extend(theirs.filter_map(|pod| Candidate::pod(origin, pod)));
         }
-        self.insert(name, &origin.clone(), origin, lower::cluster_spec(&spec), candidates, balanced(), None);
+        (Cluster { loadbalancer: balanced(), ..bare(name, lower::cluster_spec(&spec)) }, candidates)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of a cluster")]
-    fn insert(
-        &mut self,
-        name: String,
-        at: &Origin,
-        origin: Origin,
-        spec: api::ClusterSpec,
-        candidates: Vec<Candidate<'w>>,
-        loadbalancer: api::LoadBalancer,
-        drain_timeout: Option<std::time::Duration>,
-    ) {
-        let endpoints = match &spec {
-            api::ClusterSpec::Echo | api::ClusterSpec::Discard => Vec::new(),
-            spec => self.endpoints(at, spec, candidates),
-        };
-        let part = Cluster { name: name.clone(), spec, endpoints, loadbalancer, drain_timeout };
-        self.clusters.insert(name, (part, origin));
+    /// Makes a cluster part of the document; gives what to say when none of its endpoints is ready.
+    fn insert(&mut self, mut part: Cluster, origin: Origin, candidates: Vec<Candidate<'w>>) -> Option<String> {
+        let mut degraded = None;
+        if !matches!(part.spec, api::ClusterSpec::Echo | api::ClusterSpec::Discard) {
+            (part.endpoints, degraded) = self.endpoints(&origin.object, &part.spec, candidates);
+        }
+        self.clusters.insert(part.name.clone(), (part, origin));
+        degraded
     }
+
+    /// Makes a cluster part of the document that several routes may use, which are told when it is degraded.
+    fn insert_shared(&mut self, part: Cluster, origin: Origin, candidates: Vec<Candidate<'w>>) {
+        let name = part.name.clone();
+        if let Some(message) = self.insert(part, origin, candidates) {
+            self.degraded.insert(name, message);
+        }
+    }
+}
+
+/// A cluster of which no more is known.
+fn bare(name: String, spec: api::ClusterSpec) -> Cluster {
+    let loadbalancer = api::LoadBalancer::default();
+    Cluster { name, spec, endpoints: Vec::new(), loadbalancer, drain_timeout: None }
 }
 
 /// Of clusters that nobody can set a policy for: each session goes to an endpoint of its own peer's.

@@ -41,8 +41,8 @@ impl State {
 /// What may become an endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate<'w> {
-    /// Where it stands in the list of its cluster, if it stands in one.
-    pub(super) path: Option<String>,
+    /// Where it stands, for reports.
+    pub(super) path: String,
     /// For reports: its name, else where it stands.
     pub(super) called: String,
     pub(super) name: Option<String>,
@@ -64,7 +64,7 @@ impl<'w> Candidate<'w> {
         };
         let weight = spec.weight.unwrap_or(WEIGHT_DEFAULT);
         let called = name.clone().unwrap_or_else(|| at.path.rsplit('.').next().unwrap_or_default().to_owned());
-        Candidate { path: Some(at.path.clone()), called, name, at: place, weight, state: State::Ready, pod: None }
+        Candidate { path: at.path.clone(), called, name, at: place, weight, state: State::Ready, pod: None }
     }
 
     /// A Unix socket.
@@ -78,7 +78,7 @@ impl<'w> Candidate<'w> {
         let address: IpAddr = pod.addresses().next()?.parse().ok()?;
         let called = PodName::of(&pod.metadata).to_string();
         Some(Candidate {
-            path: Some(at.path.clone()),
+            path: at.path.clone(),
             name: Some(called.clone()),
             called,
             at: EndpointAt::Address { address: address.to_string(), port: None },
@@ -90,15 +90,15 @@ impl<'w> Candidate<'w> {
 }
 
 impl<'w> Build<'w> {
-    /// The endpoints of a cluster, in the order of the candidates. Of two with one address and port proxies take
-    /// one only: the one in the better state, else the first.
+    /// The endpoints of a cluster, in the order of the candidates, and what to say when none of them is ready. Of
+    /// two with one address and port proxies take one only: the one in the better state, else the first.
     pub(super) fn endpoints(
         &mut self,
-        at: &Origin,
+        object: &ObjectId,
         spec: &ClusterSpec,
         candidates: Vec<Candidate<'w>>,
-    ) -> Vec<Endpoint> {
-        let kept = self.without_twins(at, spec.port(), candidates);
+    ) -> (Vec<Endpoint>, Option<String>) {
+        let kept = self.without_twins(object, spec.port(), candidates);
         let best = kept.iter().map(|candidate| candidate.state).min();
         let count = kept.iter().filter(|candidate| Some(candidate.state) == best).count();
         let degraded = match best {
@@ -109,9 +109,6 @@ impl<'w> Build<'w> {
                 Some(format!("no endpoint is left but those that are ending, which take sessions ({count})"))
             }
         };
-        if let Some(message) = degraded {
-            self.report(at, Reason::Degraded, message);
-        }
         let mut endpoints = Vec::new();
         for candidate in kept {
             if self.is_served(spec, &candidate) {
@@ -122,10 +119,15 @@ impl<'w> Build<'w> {
                 endpoints.push(Endpoint { name, at, weight, draining: Some(state) != best });
             }
         }
-        endpoints
+        (endpoints, degraded)
     }
 
-    fn without_twins(&mut self, at: &Origin, port: Option<u16>, candidates: Vec<Candidate<'w>>) -> Vec<Candidate<'w>> {
+    fn without_twins(
+        &mut self,
+        object: &ObjectId,
+        port: Option<u16>,
+        candidates: Vec<Candidate<'w>>,
+    ) -> Vec<Candidate<'w>> {
         let mut kept: Vec<Candidate<'w>> = Vec::new();
         let mut taken: BTreeMap<Identity, usize> = BTreeMap::new();
         for candidate in candidates {
@@ -142,8 +144,7 @@ impl<'w> Build<'w> {
             } else if candidate.state == first.state && candidate.called != first.called {
                 // Two selectors may well pick one pod; two pods at one address are worth a word.
                 let message = format!("{} has the address and port of {}: left out", candidate.called, first.called);
-                let path = candidate.path.unwrap_or_else(|| at.path.clone());
-                self.report(&Origin::new(at.object.clone(), path), Reason::DuplicateEndpoint, message);
+                self.report(&Origin::new(object.clone(), candidate.path), Reason::DuplicateEndpoint, message);
             }
         }
         kept

@@ -3,13 +3,13 @@
 use l7mp_api::config::{Cluster, Ref, Route};
 use l7mp_crds::RouteSpec;
 
-use super::{Build, Origin, lower};
+use super::{Build, Origin, Reason, lower};
 use crate::object::ObjectId;
 use crate::resolve::Found;
 
 /// A stage of a route whose cluster is known to be usable.
 enum Stage<'a> {
-    Named(ObjectId, Found<'a>),
+    Named(Origin, ObjectId, Found<'a>),
     Inline(Origin, &'a l7mp_crds::Cluster),
 }
 
@@ -57,7 +57,7 @@ impl<'w> Build<'w> {
         }
         let found = self.resolver.stage(text.unwrap_or_default(), &at.object).and_then(|(id, found)| {
             self.usable(&id, &found)?;
-            Ok(Stage::Named(id, found))
+            Ok(Stage::Named(at.join(ref_key), id, found))
         });
         found.map_err(|fault| {
             self.report(&at.join(ref_key), fault.reason, fault.in_route());
@@ -67,10 +67,18 @@ impl<'w> Build<'w> {
 
     fn add_stage(&mut self, stage: Stage<'w>) -> Ref<Cluster> {
         Ref::Name(match stage {
-            Stage::Named(id, Found::Target(target)) => self.add_target(&id, target),
-            Stage::Named(id, Found::VirtualService(service)) => self.add_virtual_service(&id, service),
-            Stage::Named(id, Found::Service(service, port)) => self.add_service(&id, service, port),
             Stage::Inline(origin, cluster) => self.add_inline_cluster(origin, cluster),
+            Stage::Named(at, id, found) => {
+                let name = match found {
+                    Found::Target(target) => self.add_target(&id, target),
+                    Found::VirtualService(service) => self.add_virtual_service(&id, service),
+                    Found::Service(service, port) => self.add_service(&id, service, port),
+                };
+                if let Some(message) = self.degraded.get(&name).map(|message| format!("{id}: {message}")) {
+                    self.report(&at, Reason::Degraded, message);
+                }
+                name
+            }
         })
     }
 }

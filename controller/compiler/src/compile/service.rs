@@ -11,6 +11,9 @@ use super::endpoint::{Candidate, State};
 use crate::dependencies::Key;
 use crate::object::{Kind, Object, ObjectId, PodName};
 
+/// What a cluster that dials a Service comes from.
+pub(super) const PORTS: &str = "spec.ports";
+
 impl<'w> Build<'w> {
     /// The protocol of a Service's port, and the addresses behind it.
     pub(super) fn service_cluster(
@@ -74,7 +77,7 @@ impl<'w> Build<'w> {
             weight: 1,
             state,
             pod: pod.and_then(|pod| self.resolver.get(&pod.id())).and_then(Object::as_pod),
-            path: None,
+            path: PORTS.to_owned(),
         })
     }
 }
