@@ -335,7 +335,7 @@ fn options_do_what_they_say() {
     let operator = pod(rendered.get("Deployment", "l7mp-operator"));
     assert_eq!(operator["nodeSelector"]["role"], "system");
     assert_eq!(operator["volumes"][0]["secret"]["secretName"], "mine");
-    assert!(texts(&container(operator, "operator")["args"]).contains(&"--certificate=/etc/l7mp/tls/tls.crt"));
+    assert!(texts(&container(operator, "operator")["args"]).contains(&"--tls-cert=/etc/l7mp/tls/tls.crt"));
     let monitor = rendered.get("ServiceMonitor", "l7mp-operator");
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     let ports = array(&rendered.get("Service", "l7mp-operator")["spec"]["ports"]);

@@ -3,7 +3,7 @@
 //! They need an API server of their own, since they write what an installed operator writes too:
 //!
 //! ```sh
-//! L7MP_KUBECONFIG=/path/to/admin.kubeconfig cargo test -p l7mp-controller --test trust -- --ignored
+//! L7MP_KUBECONFIG=/path/to/admin.kubeconfig cargo test -p l7mp-controller --features api-server --test trust
 //! ```
 //!
 //! An expired token is made with the key that the API server signs tokens with: `L7MP_SERVICE_ACCOUNT_KEY`, the
@@ -163,7 +163,6 @@ fn reason(result: Result<Identity, Denied>) -> Reason {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: L7MP_KUBECONFIG"]
 async fn a_token_is_good_for_its_pod_alone() {
     let team = Team::new().await;
     let peer: IpAddr = PEER.parse().unwrap();
@@ -193,7 +192,6 @@ async fn a_token_is_good_for_its_pod_alone() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: L7MP_KUBECONFIG"]
 async fn a_token_of_a_deleted_pod_is_refused_though_another_has_its_name() {
     let team = Team::new().await;
     let peer: IpAddr = PEER.parse().unwrap();
@@ -327,7 +325,6 @@ async fn published(client: &Client, namespace: &str, bundle: &str) -> ConfigMap 
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: L7MP_KUBECONFIG"]
 async fn certificates_and_maps_with_the_operators_rights() {
     let admin = client(None).await;
     let (home, team, late) = (namespace(&admin).await, namespace(&admin).await, namespace(&admin).await);
@@ -395,7 +392,6 @@ async fn agent(port: u16, home: &str, bundle: &str, token: &str) -> Result<Link,
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: L7MP_KUBECONFIG"]
 async fn an_agent_connects_with_its_pods_token_and_the_published_ca() {
     let team = Team::new().await;
     let home = namespace(&team.client).await;

@@ -10,7 +10,7 @@ use crate::testbed::Profile;
 /// What `cargo test` is asked: the shorter ones first, for they say sooner what is wrong.
 const SUITES: [&[&str]; 4] = [
     &["test", "--locked", "--package", "l7mp-crds", "--test", "api_server"],
-    &["test", "--locked", "--package", "l7mp-controller", "--features", "api-server", "--test", "trust"],
+    &["test", "--locked", "--package", "l7mp-controller", "--features", "api-server", "--tests"],
     &["test", "--locked", "--package", "l7mp-ci", "--test", "chart"],
     // One cluster, one state: one test at a time.
     &[

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -109,11 +110,12 @@ impl Kubernetes {
 
     /// Runs the task's `cleanup.sh`.
     pub fn clean_up(&self) {
-        let mut script = self.cluster.command("sh");
+        let mut script = Command::new("sh");
         let kubectl = self.cluster.program("kubectl");
         let path = std::env::var("PATH").unwrap_or_default();
         script.arg(Self::task().join("cleanup.sh"));
         script.env("PATH", format!("{}:{path}", kubectl.parent().unwrap().display()));
+        script.env("KUBECONFIG", self.cluster.kubeconfig());
         let output = script.output().unwrap();
         assert!(output.status.success(), "cleanup.sh: {}", String::from_utf8_lossy(&output.stderr));
     }
