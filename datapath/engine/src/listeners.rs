@@ -163,11 +163,12 @@ impl Engine {
         let Some(listener) = self.listeners.get(index) else { return };
         listener.leaving = true;
         if listener.armed {
-            let op = if is_datagram(listener.kind) { Op::ListenerReceive } else { Op::Accept };
-            let token = self
-                .listeners
-                .token(op, index)
-                .with_class(self.listeners.get(index).map_or(Class::Large, |l| l.class()));
+            // A cancellation must name the operation just as it was armed: an accept has no buffers, so no class.
+            let class = listener.class();
+            let token = match is_datagram(listener.kind) {
+                true => self.listeners.token(Op::ListenerReceive, index).with_class(class),
+                false => self.listeners.token(Op::Accept, index),
+            };
             self.cancel(token, Token::new(Op::Cancel, u32::MAX, 0));
         }
         self.closing_listeners.push(index);

@@ -12,7 +12,7 @@ use common::*;
 use l7mp_engine::{ListenerKind, sockets};
 use l7mp_forwarder::address::EndpointAddr;
 use l7mp_forwarder::counters::DropReason;
-use l7mp_forwarder::ids::LinkId;
+use l7mp_forwarder::ids::{LinkId, ListenerId};
 use l7mp_forwarder::verdict::{CloseHow, Command, Frame, Head, Payload, SocketError, Transport};
 
 fn tcp(world: &mut World) -> SocketAddr {
@@ -41,6 +41,17 @@ fn read_all(peer: &mut TcpStream, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     peer.read_exact(&mut bytes).unwrap();
     bytes
+}
+
+#[test]
+fn a_listener_that_left_accepts_nobody_and_frees_its_port() {
+    let mut world = World::new();
+    let at = tcp(&mut world);
+    let _client = TcpStream::connect(at).unwrap();
+    world.until("accepted", |w| !w.accepted.is_empty());
+    world.engine.unlisten(ListenerId(900));
+    world.until("refused", |_| TcpStream::connect(at).is_err());
+    sockets::probe_free(sockets::InetKind::Tcp, at).expect("the port is free");
 }
 
 #[test]
