@@ -31,6 +31,8 @@ pub fn transcoder(path: &Path, name: &str) -> Result<()> {
         return Err(error).with_context(|| format!("cannot replace {}", path.display()));
     }
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    // In a pod the proxy is another user.
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     println!("transcoder {name} listening on {}", path.display());
     let prefix: std::sync::Arc<[u8]> = format!("Transcoded on {name}: ").into_bytes().into();
     for connection in listener.incoming() {

@@ -21,7 +21,7 @@ fn under_load(kubernetes: &Kubernetes, fault: &str, make: impl FnOnce()) -> (usi
     load.wait(kubernetes.cluster, LINES);
     make();
     load.wait(kubernetes.cluster, LINES);
-    let stories = load.finish();
+    let stories = load.finish_in_any_order();
     let lost = stories.iter().map(|story| story.lost().count()).sum();
     let gap = |story: &crate::clients::Story| {
         let answers: Vec<Instant> =
