@@ -34,8 +34,6 @@ pub enum Step {
     Clippy,
     /// Licences, sources and bans of dependencies
     Deny,
-    /// Generated files are fresh
-    Generated,
     /// Every test of the workspace that needs no cluster: unit, table, seeds, engine, end to end
     Test,
     /// The tests that need a Kubernetes, on one that is started for them
@@ -64,7 +62,6 @@ impl Step {
                 cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
             }
             Step::Deny => deny::check(),
-            Step::Generated => generated(),
             Step::Test => suite::run(tally),
             Step::Kubernetes => kubernetes::run(tally),
             Step::Examples => examples(tool),
@@ -78,7 +75,6 @@ impl Step {
             Step::Style => "split the file, or move the code to where its kind belongs (CONTRIBUTING.md)",
             Step::Clippy => "mend what it says (`cargo check` mends the lock); an `#[allow]` needs a reason beside it",
             Step::Deny => "look at deny.toml: another crate, or a line there with a reason",
-            Step::Generated => "run the generator that is named above, and commit what it writes",
             Step::Test => "the failing test's name is above; `cargo test NAME` runs it alone",
             Step::Kubernetes => {
                 "`cargo test -p l7mp-ci --features kubernetes --test kubernetes NAME -- --nocapture` runs one alone"
@@ -144,24 +140,6 @@ fn cargo(arguments: &[&str]) -> Result<Outcome> {
     println!("cargo {}", arguments.join(" "));
     let status = cargo_command(arguments).status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo {} says no", arguments[0]);
-    Ok(Outcome::Passed)
-}
-
-/// Generated files of the repository: the command that writes one to stdout, and where it is committed.
-const GENERATED: [(&[&str], &str); 0] = [];
-
-fn generated() -> Result<Outcome> {
-    let mut stale = Vec::new();
-    for (command, file) in GENERATED {
-        println!("cargo {} > {file}", command.join(" "));
-        let output = cargo_command(command).stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "the generator of {file} fails");
-        if std::fs::read(crate::workspace().join(file)).unwrap_or_default() != output.stdout {
-            stale.push(file);
-        }
-    }
-    ensure!(stale.is_empty(), "stale: {}", stale.join(", "));
-    println!("{} generated files", GENERATED.len());
     Ok(Outcome::Passed)
 }
 

@@ -23,6 +23,7 @@ mod programs;
 mod settings;
 mod start;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 pub use self::command::{Options, run};
 pub use self::images::{FIRST_TASK_IMAGE, IMAGE};
@@ -114,14 +116,24 @@ impl Cluster {
         }
     }
 
+    /// What images need and this machine lacks, as an error of one line that says how it is had.
+    pub fn needs_of_images() -> Result<()> {
+        images::check()
+    }
+
     /// The cluster `L7MP_CLUSTER` of this machine or that of the kubeconfig file `L7MP_KUBECONFIG`, if one is set; else
     /// one for tests.
     pub fn up_or_given() -> Result<Cluster> {
+        Cluster::named_or_given()?.map_or_else(Cluster::new_for_tests, Ok)
+    }
+
+    /// The cluster that `L7MP_CLUSTER` or `L7MP_KUBECONFIG` says, if one is set.
+    pub fn named_or_given() -> Result<Option<Cluster>> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         match (variable("L7MP_CLUSTER"), variable("L7MP_KUBECONFIG")) {
-            (Some(name), _) => Cluster::up(&name.to_string_lossy(), false),
-            (None, Some(kubeconfig)) => Cluster::given(kubeconfig.into()),
-            (None, None) => Cluster::new_for_tests(),
+            (Some(name), _) => Cluster::up(&name.to_string_lossy(), false).map(Some),
+            (None, Some(kubeconfig)) => Cluster::given(kubeconfig.into()).map(Some),
+            (None, None) => Ok(None),
         }
     }
 
@@ -172,6 +184,33 @@ impl Cluster {
     /// Lets one of ours live on when this process ends.
     pub fn keep(mut self) -> Result<()> {
         self.own.as_mut().and_then(|own| own.hold.take()).map_or(Ok(()), Hold::release)
+    }
+
+    /// Whether somebody else looks after it.
+    pub fn is_given(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// Whether it was started here, and so ends with this value.
+    pub fn ends_with_us(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.hold.is_some())
+    }
+
+    /// Whether it has not been taken down by somebody else; nothing is asked of a given one.
+    pub fn is_alive(&self) -> bool {
+        self.own.as_ref().is_none_or(|own| own.place.running().is_some())
+    }
+
+    /// The variables for programs that speak to it.
+    pub fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let mut environment = vec![("KUBECONFIG", self.kubeconfig.clone().into_os_string())];
+        environment.extend(self.bin.as_ref().map(|bin| ("PATH", needs::search_path(bin).into())));
+        environment
+    }
+
+    /// The lines that make a shell speak to it.
+    pub fn exports(&self) -> String {
+        exports(&self.kubeconfig, self.bin.as_deref())
     }
 
     /// The file to speak to it with.
@@ -366,6 +405,11 @@ impl Drop for Cluster {
     }
 }
 
+fn exports(kubeconfig: &Path, bin: Option<&Path>) -> String {
+    let path = bin.map(|bin| format!("export PATH='{}':\"$PATH\"\n", bin.display())).unwrap_or_default();
+    format!("export KUBECONFIG='{}'\n{path}", kubeconfig.display())
+}
+
 fn said(program: &str, arguments: &[&str], output: Output) -> Result<String> {
     if !output.status.success() {
         let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -376,10 +420,10 @@ fn said(program: &str, arguments: &[&str], output: Output) -> Result<String> {
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From now on Ctrl-C and SIGTERM are seen by [`interrupted`], so that what was started is taken down first.
-fn end_on_signals() -> Result<()> {
+/// From now on Ctrl-C, SIGTERM and SIGHUP are seen by [`interrupted`], so that what was started is taken down first.
+pub fn end_on_signals() -> Result<()> {
     let flag = INTERRUPTED.get_or_init(Arc::default);
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, flag.clone())?;
     }
     Ok(())

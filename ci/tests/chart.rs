@@ -517,3 +517,21 @@ fn the_image_has_every_program_and_no_privilege() {
     }
     assert!(lines.contains(&"USER 65532:65532") && !text.contains("RUN "));
 }
+
+/// The kinds are templates of the chart; `l7mp-controller crds --helm --out deploy/helm/l7mp/templates/crds` writes them.
+#[test]
+fn the_kinds_of_the_chart_are_those_of_the_code() {
+    let directory = chart().join("templates/crds");
+    for file in l7mp_crds::helm() {
+        let path = directory.join(&file.name);
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == file.text,
+            "{} is stale: `cargo run -p l7mp-controller -- crds --helm --out {}`",
+            path.display(),
+            directory.display()
+        );
+    }
+    let there = std::fs::read_dir(&directory).unwrap().count();
+    assert_eq!(there, l7mp_crds::helm().len(), "a file that nothing generates");
+}

@@ -74,7 +74,7 @@ fn a_cluster_runs_pods_survives_its_parts_and_leaves_nothing() {
 fn pods_are_reached(cluster: &Cluster) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("echo.tar");
-    let image = Image { name: IMAGE, entrypoint: &[], user: "0:0" };
+    let image = Image { name: IMAGE, entrypoint: &[], user: "0:0", environment: &[] };
     std::fs::write(&file, image.pack(&machine::tree().unwrap()).unwrap()).unwrap();
     cluster.load_archive(&file).unwrap();
     cluster.apply(ECHO).unwrap();

@@ -22,6 +22,8 @@ const SUITES: [&[&str]; 4] = [
         "kubernetes",
         "--test",
         "kubernetes",
+        "--test",
+        "demo",
         "--",
         "--test-threads=1",
         "--nocapture",

@@ -80,6 +80,8 @@ pub struct Image<'a> {
     pub entrypoint: &'a [&'a str],
     /// User, or user and group, in numbers.
     pub user: &'a str,
+    /// Variables beside PATH, as `NAME=VALUE`.
+    pub environment: &'a [&'a str],
 }
 
 impl Image<'_> {
@@ -91,10 +93,11 @@ impl Image<'_> {
             "aarch64" => "arm64",
             other => other,
         };
+        let environment: Vec<_> = ["PATH=/usr/bin:/bin"].iter().chain(self.environment).collect();
         let mut config = json!({
             "architecture": architecture,
             "os": "linux",
-            "config": {"User": self.user, "Env": ["PATH=/usr/bin:/bin"]},
+            "config": {"User": self.user, "Env": environment},
             "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
         });
         if !self.entrypoint.is_empty() {
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_same_content_makes_the_same_bytes_in_whatever_order_it_comes() {
-        let image = Image { name: "docker.io/x/y:1", entrypoint: &[], user: "1" };
+        let image = Image { name: "docker.io/x/y:1", entrypoint: &[], user: "1", environment: &[] };
         let mut other = Tree::default();
         for (path, node) in tree().0.into_iter().rev() {
             other.add(&path, node).unwrap();

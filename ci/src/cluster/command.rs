@@ -127,8 +127,7 @@ fn running(place: &Place) -> Result<Record> {
 
 fn print_environment(place: &Place, record: &Record) {
     let programs = Programs { directory: record.programs.clone() };
-    let (kubeconfig, bin) = (place.file("admin.kubeconfig"), programs.bin());
-    print(&format!("export KUBECONFIG='{}'\nexport PATH='{}':\"$PATH\"\n", kubeconfig.display(), bin.display()));
+    print(&super::exports(&place.file("admin.kubeconfig"), Some(&programs.bin())));
 }
 
 /// Whoever reads may have read enough.

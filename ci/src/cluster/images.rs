@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::archive::{Image, Tree};
 use super::place::Place;
-use super::programs::Programs;
+use super::programs::{Programs, wait};
 use super::start::Steps;
 use super::{machine, needs};
 use crate::testbed::Profile;
@@ -21,6 +21,8 @@ pub const IMAGE: &str = "docker.io/l7mp/l7mp:0.1.0";
 pub const FIRST_TASK_IMAGE: &str = "docker.io/l7mp/first-task:0.1.0";
 /// Who runs the project's programs.
 const USER: &str = "65532:65532";
+/// As `deploy/Dockerfile` has it: l7mpctl looks for the admin socket in `$XDG_RUNTIME_DIR/l7mp`.
+const ENVIRONMENT: [&str; 1] = ["XDG_RUNTIME_DIR=/run"];
 /// The packages of the programs in [`IMAGE`]; each has one program of the same name.
 const PACKAGES: [&str; 4] = ["l7mp-proxy", "l7mp-controller", "l7mp-agent", "l7mpctl"];
 /// The package with the line servers.
@@ -39,6 +41,12 @@ pub fn load(place: &Place, programs: &Programs, profile: Profile) -> Result<()> 
         steps.done(&format!("{name}, {:.1} MB", archive.len() as f64 / 1e6));
     }
     Ok(())
+}
+
+/// Whether the images can be built here, or an error of one line that says what is missing.
+pub fn check() -> Result<()> {
+    check_target(&target())?;
+    machine::check()
 }
 
 /// Gives an archive to the node: of an image, or of several.
@@ -64,16 +72,16 @@ fn pack(built: &BTreeMap<String, PathBuf>) -> Result<[(&'static str, Vec<u8>); 2
     for (name, path) in built.iter().filter(|(name, _)| *name != TOOL) {
         tree.file(&format!("usr/bin/{name}"), read(path)?, 0o755)?;
     }
-    let ours = Image { name: IMAGE, entrypoint: &[], user: USER }.pack(&tree)?;
+    let ours = Image { name: IMAGE, entrypoint: &[], user: USER, environment: &ENVIRONMENT }.pack(&tree)?;
     let mut tree = machine::tree()?;
     tree.file(&format!("usr/bin/{TOOL}"), read(built.get(TOOL).context("no l7mp-ci")?)?, 0o755)?;
-    let examples = Image { name: FIRST_TASK_IMAGE, entrypoint: &[], user: "0:0" }.pack(&tree)?;
+    let examples = Image { name: FIRST_TASK_IMAGE, entrypoint: &[], user: "0:0", environment: &[] }.pack(&tree)?;
     Ok([(IMAGE, ours), (FIRST_TASK_IMAGE, examples)])
 }
 
 /// Builds the programs so that they need nothing of the image that they are in.
 fn build(profile: Profile) -> Result<BTreeMap<String, PathBuf>> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let target = target();
     check_target(&target)?;
     let members = members()?;
     let packages: Vec<_> = PACKAGES.into_iter().filter(|name| members.iter().any(|member| member == name)).collect();
@@ -97,6 +105,24 @@ fn build(profile: Profile) -> Result<BTreeMap<String, PathBuf>> {
     }
     let mut child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let messages = BufReader::new(child.stdout.take().context("cargo has no stdout")?);
+    let (built, status) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| executables(messages));
+        let status = wait(&mut child);
+        (reader.join(), status)
+    });
+    let built = built.map_err(|_| anyhow!("the reader of cargo's messages has failed"))??;
+    if !status?.success() {
+        let hint = if needs::find("musl-gcc").is_some() { "" } else { " (C code needs `apt-get install musl-tools`)" };
+        bail!("the build of the static programs failed{hint}");
+    }
+    for name in packages.iter().chain([&TOOL]) {
+        ensure!(built.contains_key(*name), "the build made no {name}");
+    }
+    Ok(built)
+}
+
+/// The executables that cargo says it has built, by name.
+fn executables(messages: impl BufRead) -> Result<BTreeMap<String, PathBuf>> {
     let mut built = BTreeMap::new();
     for line in messages.lines() {
         // Lines that are no messages come from build scripts.
@@ -105,14 +131,11 @@ fn build(profile: Profile) -> Result<BTreeMap<String, PathBuf>> {
         let name = path.file_name().context("no file name")?.to_string_lossy().into_owned();
         built.insert(name, path);
     }
-    if !child.wait()?.success() {
-        let hint = if needs::find("musl-gcc").is_some() { "" } else { " (C code needs `apt-get install musl-tools`)" };
-        bail!("the build of the static programs failed{hint}");
-    }
-    for name in packages.iter().chain([&TOOL]) {
-        ensure!(built.contains_key(*name), "the build made no {name}");
-    }
     Ok(built)
+}
+
+fn target() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
 fn cargo() -> Command {

@@ -24,14 +24,8 @@ const MORE: [&str; 36] = [
 ///
 /// When the machine lacks socat or perl.
 pub fn tree() -> Result<Tree> {
+    check()?;
     let mut tree = Tree::default();
-    let lacking: Vec<_> = NEEDED.into_iter().filter(|(program, _)| needs::find(program).is_none()).collect();
-    let packages: Vec<_> = lacking.iter().map(|(_, package)| *package).collect();
-    ensure!(
-        packages.is_empty(),
-        "the examples' image is made of the machine's programs: `apt-get install {}`",
-        packages.join(" ")
-    );
     let programs = NEEDED.map(|(program, _)| program).into_iter().chain(MORE);
     for (program, path) in programs.filter_map(|program| Some((program, needs::find(program)?))) {
         tree.file(&format!("usr/bin/{program}"), read(&path)?, 0o755)?;
@@ -46,6 +40,18 @@ pub fn tree() -> Result<Tree> {
     tree.file("etc/group", "root:x:0:\nnogroup:x:65534:\n".into(), 0o644)?;
     tree.file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".into(), 0o644)?;
     Ok(tree)
+}
+
+/// Whether the machine has socat and perl, or an error of one line that says how they are had.
+pub fn check() -> Result<()> {
+    let lacking: Vec<_> = NEEDED.into_iter().filter(|(program, _)| needs::find(program).is_none()).collect();
+    let packages: Vec<_> = lacking.iter().map(|(_, package)| *package).collect();
+    ensure!(
+        packages.is_empty(),
+        "the examples' image is made of the machine's programs: `apt-get install {}`",
+        packages.join(" ")
+    );
+    Ok(())
 }
 
 /// What `ldd` says that a program needs. A static one needs nothing.

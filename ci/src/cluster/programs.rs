@@ -279,14 +279,14 @@ fn run(go: &Go, modules: &Path, to: &Path, build: &Build) -> Result<()> {
 }
 
 /// Waits for a build, and ends it when we were asked to end.
-fn wait(child: &mut Child) -> Result<ExitStatus> {
+pub fn wait(child: &mut Child) -> Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
             interrupted()?;
             return Ok(status);
         }
         if let Err(error) = interrupted() {
-            // Go ends its compilers on this one.
+            // Go and cargo end their compilers on this one.
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
             let _ = rustix::process::kill_process(pid, Signal::INT);
             child.wait()?;

@@ -220,7 +220,7 @@ pub fn end_part(place: &Place, part: Part, signal: rustix::process::Signal) -> R
 fn pause(place: &Place, programs: &Programs) -> Result<()> {
     let mut tree = archive::Tree::default();
     tree.file("pause", fs::read(programs.path("pause")).context("no pause")?, 0o755)?;
-    let image = archive::Image { name: PAUSE_IMAGE, entrypoint: &["/pause"], user: "65535:65535" };
+    let image = archive::Image { name: PAUSE_IMAGE, entrypoint: &["/pause"], user: "65535:65535", environment: &[] };
     let file = place.file("pause.tar");
     fs::write(&file, image.pack(&tree)?)?;
     images::import(place, programs, &file)
