@@ -154,7 +154,7 @@ fn explain(cluster: &Cluster) -> Result<()> {
 The first task is up. In another terminal, in this directory:
 
 {exports}
-    socat - udp4:{gateway}                      # type a line
+    {socat:<43} # type a line
     kubectl describe vsvc gateway-vsvc          # what holds, and for how many pods
     kubectl exec ds/l7mp-ingress -c l7mp -- l7mpctl get sessions
     kubectl scale deployment/worker-deployment --replicas=4
@@ -164,6 +164,7 @@ The first task is up. In another terminal, in this directory:
 
 Ctrl-C takes down what this demo has started{end}.
 ",
+        socat = format!("socat - udp4:{gateway}"),
         exports = cluster.exports().lines().map(|line| format!("    {line}\n")).collect::<String>(),
         end = if cluster.ends_with_us() { "" } else { "; the cluster stays" },
     ))
