@@ -15,3 +15,11 @@ mod changes;
 mod ready;
 #[path = "kubernetes/faults.rs"]
 mod faults;
+#[path = "kubernetes/wrong.rs"]
+mod wrong;
+#[path = "kubernetes/tokens.rs"]
+mod tokens;
+#[path = "kubernetes/rights.rs"]
+mod rights;
+#[path = "kubernetes/lifecycle.rs"]
+mod lifecycle;
