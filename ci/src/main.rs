@@ -27,8 +27,9 @@ enum Command {
         steps: Vec<checks::Step>,
     },
     /// Run the first task: a gateway, two transcoders, two workers, one controller
-    #[command(after_help = "Examples:\n  cargo demo            stays up until Ctrl-C\n  \
-                            cargo demo -- --once  checks the answers and ends")]
+    #[command(after_help = "Examples:\n  cargo demo                  stays up until Ctrl-C\n  \
+                            cargo demo -- --once        checks the answers and ends\n  \
+                            cargo demo -- --kubernetes  the same with kubectl, on a Kubernetes that it starts")]
     Demo(demo::Options),
     /// Start or end a Kubernetes with one node on this machine
     #[command(
