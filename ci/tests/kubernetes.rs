@@ -11,8 +11,6 @@ mod installed;
 mod page;
 #[path = "kubernetes/changes.rs"]
 mod changes;
-#[path = "kubernetes/ready.rs"]
-mod ready;
 #[path = "kubernetes/faults.rs"]
 mod faults;
 #[path = "kubernetes/wrong.rs"]

@@ -86,7 +86,7 @@ fn workers_seen(kubernetes: &Kubernetes) -> BTreeSet<String> {
 }
 
 #[test]
-fn changes_under_load_lose_no_line_that_could_be_kept() {
+fn pods_that_come_and_go_under_load_take_no_line_with_them_that_could_be_kept() {
     let kubernetes = Kubernetes::with_first_task(true);
     let is_rolled_out = |what: &str| kubernetes.cluster.kubectl(&["rollout", "status", what, "--timeout=1s"]).is_ok();
     for target in ["udp-cluster", "websocket-cluster"] {
@@ -121,6 +121,18 @@ fn changes_under_load_lose_no_line_that_could_be_kept() {
         },
     );
     table.at_most_what_was_in_flight();
+    table.print();
+}
+
+#[test]
+fn changed_objects_under_load_lose_nothing_of_others() {
+    let kubernetes = Kubernetes::with_first_task(true);
+    let is_rolled_out = |what: &str| kubernetes.cluster.kubectl(&["rollout", "status", what, "--timeout=1s"]).is_ok();
+    for target in ["udp-cluster", "websocket-cluster"] {
+        kubernetes.cluster.kubectl(&["patch", "target", target, "--type=merge", "-p", DRAIN]).unwrap();
+    }
+    kubernetes.wait_ready();
+    let mut table = Table { kubernetes: &kubernetes, rows: Vec::new() };
 
     let unrelated = "
 apiVersion: l7mp.io/v1
