@@ -458,7 +458,11 @@ fn examples_have_the_proxy_as_a_native_sidecar() {
                 assert_eq!(sidecar["image"], "docker.io/l7mp/l7mp:0.1.0", "{file}");
             }
             let drain = texts(&container(pod, "l7mp")["lifecycle"]["preStop"]["exec"]["command"]);
-            assert_eq!(drain, ["/usr/bin/l7mpctl", "--socket", "/run/l7mp/admin.sock", "drain"], "{file}");
+            assert_eq!(
+                drain,
+                ["/usr/bin/l7mpctl", "--socket", "/run/l7mp/admin.sock", "drain", "--after", "2s"],
+                "{file}"
+            );
             let is_default = container(pod, "l7mp")["securityContext"]["seccompProfile"].is_null();
             assert_eq!(is_default, file != "restricted.yaml", "{file}");
             for app in array(&pod["containers"]) {
