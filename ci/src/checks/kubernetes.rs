@@ -34,30 +34,37 @@ const INSTALLED: [&[&str]; 1] = [
     ],
 ];
 
-/// Starts a cluster, gives it the images, runs the tests.
+/// Each kind of test has a cluster of its own: Helm takes over no kinds that others have made, and what is asked of the
+/// API server is judged.
 pub fn run(tally: &mut Tally) -> Result<Outcome> {
     if let Err(error) = Cluster::needs() {
         return Ok(Outcome::Skipped(format!("{error:#}")));
     }
-    let cluster = Cluster::new_for_tests()?;
-    cluster.load(Profile::Debug)?;
+    let mut all = Tally::default();
+    let bare = Cluster::new_for_tests()?;
+    let mut well = suites(&bare, &BARE, &mut all)?;
+    bare.down()?;
+    let installed = Cluster::new_for_tests()?;
+    installed.load(Profile::Debug)?;
+    well &= suites(&installed, &INSTALLED, &mut all)?;
+    installed.down()?;
+    tally.merge(&all);
+    ensure!(well, "{} tests failed, or did not build", all.failed);
+    ensure!(all.ignored == 0, "{} tests are ignored: a test runs, or goes", all.ignored);
+    Ok(Outcome::Passed)
+}
+
+/// Runs all of them, whatever comes of the ones before; whether all went well.
+fn suites(cluster: &Cluster, suites: &[&[&str]], tally: &mut Tally) -> Result<bool> {
     let path = std::env::var("PATH").unwrap_or_default();
     let bin = cluster.program("kubectl").parent().map(|bin| bin.display().to_string()).unwrap_or_default();
-    let (mut all, mut well) = (Tally::default(), true);
-    for suite in BARE.into_iter().chain(INSTALLED) {
-        if suite == INSTALLED[0] {
-            // Helm takes over no kinds that others have made.
-            cluster.kubectl(&["delete", "crd", "--all"])?;
-        }
+    let mut well = true;
+    for suite in suites {
         let mut command = cargo_command(suite);
         command.env("L7MP_KUBECONFIG", cluster.kubeconfig()).env("L7MP_CLUSTER", cluster.name());
         command.env("L7MP_HELM", cluster.program("helm")).env("PATH", format!("{bin}:{path}"));
         command.env("L7MP_SERVICE_ACCOUNT_KEY", cluster.token_key()?);
-        well &= suite::count(&mut command, &mut all)?;
+        well &= suite::count(&mut command, tally)?;
     }
-    tally.merge(&all);
-    cluster.down()?;
-    ensure!(well, "{} tests failed, or did not build", all.failed);
-    ensure!(all.ignored == 0, "{} tests are ignored: a test runs, or goes", all.ignored);
-    Ok(Outcome::Passed)
+    Ok(well)
 }
