@@ -38,6 +38,8 @@ pub enum Step {
     Test,
     /// The tests that need a Kubernetes, on one that is started for them
     Kubernetes,
+    /// What changes and faults cost under load, on a Kubernetes: a quarter of an hour, only when it is named
+    Endurance,
     /// The proxy accepts every example, and starts with it
     Examples,
 }
@@ -64,6 +66,7 @@ impl Step {
             Step::Deny => deny::check(),
             Step::Test => suite::run(tally),
             Step::Kubernetes => kubernetes::run(tally),
+            Step::Endurance => kubernetes::endure(tally),
             Step::Examples => examples(tool),
         }
     }
@@ -76,7 +79,7 @@ impl Step {
             Step::Clippy => "mend what it says (`cargo check` mends the lock); an `#[allow]` needs a reason beside it",
             Step::Deny => "look at deny.toml: another crate, or a line there with a reason",
             Step::Test => "the failing test's name is above; `cargo test NAME` runs it alone",
-            Step::Kubernetes => {
+            Step::Kubernetes | Step::Endurance => {
                 "`cargo test -p l7mp-ci --features kubernetes --test kubernetes NAME -- --nocapture` runs one alone"
             }
             Step::Examples => "`l7mp-proxy --check FILE` shows the errors of one example",
@@ -84,9 +87,10 @@ impl Step {
     }
 }
 
-/// Runs the steps, all of them if none is named. An error when one fails.
+/// Runs the steps, all of them but the longest if none is named. An error when one fails.
 pub fn run(steps: &[Step]) -> Result<()> {
-    let steps = if steps.is_empty() { Step::value_variants() } else { steps };
+    let all: Vec<Step> = Step::value_variants().iter().copied().filter(|step| *step != Step::Endurance).collect();
+    let steps = if steps.is_empty() { &all } else { steps };
     // Asked now: a step may build this program anew, and then its own name no longer leads to it.
     let tool = std::env::current_exe()?;
     let start = Instant::now();

@@ -9,10 +9,6 @@ mod clients;
 mod installed;
 #[path = "kubernetes/page.rs"]
 mod page;
-#[path = "kubernetes/changes.rs"]
-mod changes;
-#[path = "kubernetes/faults.rs"]
-mod faults;
 #[path = "kubernetes/wrong.rs"]
 mod wrong;
 #[path = "kubernetes/tokens.rs"]

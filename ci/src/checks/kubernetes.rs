@@ -14,25 +14,8 @@ const BARE: [&[&str]; 3] = [
     &["test", "--locked", "--package", "l7mp-ci", "--test", "chart"],
 ];
 
-/// With the chart: it installs itself.
-const INSTALLED: [&[&str]; 1] = [
-    // One cluster, one state: one test at a time.
-    &[
-        "test",
-        "--locked",
-        "--package",
-        "l7mp-ci",
-        "--features",
-        "kubernetes",
-        "--test",
-        "kubernetes",
-        "--test",
-        "demo",
-        "--",
-        "--test-threads=1",
-        "--nocapture",
-    ],
-];
+/// With the chart: each of its tests begins with the state that it needs.
+const INSTALLED: [&str; 6] = ["test", "--locked", "--package", "l7mp-ci", "--features", "kubernetes"];
 
 /// Each kind of test has a cluster of its own: Helm takes over no kinds that others have made, and what is asked of the
 /// API server is judged.
@@ -44,11 +27,34 @@ pub fn run(tally: &mut Tally) -> Result<Outcome> {
     let bare = Cluster::new_for_tests()?;
     let mut well = suites(&bare, &BARE, &mut all)?;
     bare.down()?;
-    let installed = Cluster::new_for_tests()?;
-    installed.load(Profile::Debug)?;
-    well &= suites(&installed, &INSTALLED, &mut all)?;
-    installed.down()?;
-    tally.merge(&all);
+    well &= installed(&["kubernetes", "demo"], &[], &mut all)?;
+    judge(well, &all, tally)
+}
+
+/// Changes and faults under load.
+pub fn endure(tally: &mut Tally) -> Result<Outcome> {
+    if let Err(error) = Cluster::needs() {
+        return Ok(Outcome::Skipped(format!("{error:#}")));
+    }
+    let mut all = Tally::default();
+    let well = installed(&["endurance"], &["--nocapture"], &mut all)?;
+    judge(well, &all, tally)
+}
+
+/// Runs test programs on a cluster with the images; one cluster, one state: one test at a time.
+fn installed(programs: &[&str], arguments: &[&str], tally: &mut Tally) -> Result<bool> {
+    let cluster = Cluster::new_for_tests()?;
+    cluster.load(Profile::Debug)?;
+    let mut suite = INSTALLED.to_vec();
+    suite.extend(programs.iter().flat_map(|program| ["--test", program]));
+    suite.extend(["--", "--test-threads=1"].iter().chain(arguments));
+    let well = suites(&cluster, &[&suite], tally)?;
+    cluster.down()?;
+    Ok(well)
+}
+
+fn judge(well: bool, all: &Tally, tally: &mut Tally) -> Result<Outcome> {
+    tally.merge(all);
     ensure!(well, "{} tests failed, or did not build", all.failed);
     ensure!(all.ignored == 0, "{} tests are ignored: a test runs, or goes", all.ignored);
     Ok(Outcome::Passed)
