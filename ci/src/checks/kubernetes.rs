@@ -69,7 +69,6 @@ fn suites(cluster: &Cluster, suites: &[&[&str]], tally: &mut Tally) -> Result<bo
         let mut command = cargo_command(suite);
         command.env("L7MP_KUBECONFIG", cluster.kubeconfig()).env("L7MP_CLUSTER", cluster.name());
         command.env("L7MP_HELM", cluster.program("helm")).env("PATH", format!("{bin}:{path}"));
-        command.env("L7MP_SERVICE_ACCOUNT_KEY", cluster.token_key()?);
         well &= suite::count(&mut command, tally)?;
     }
     Ok(well)
