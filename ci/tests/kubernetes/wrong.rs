@@ -159,7 +159,7 @@ const EXPLAINED: &[Wrong] = &[
     wrong(VSVC, "dangling-list", "selector: {matchLabels: {app: l7mp-ingress}}, listener: {spec: {UDP: {port: 9304}}, rulesRef: nowhere}",
         Explained("ResolvedRefs", "RefNotFound", "spec.listener.rulesRef: no Rule of namespace default has rulelist \"nowhere\"")),
     wrong(VSVC, "into-the-loop", "selector: {matchLabels: {app: l7mp-ingress}}, listener: {spec: {UDP: {port: 9305}}, rulesRef: loop-a}",
-        Explained("Programmed", "Programmed", "1 of 1 pod run it")),
+        Explained("Programmed", "Programmed", "1 of 1 pod runs it")),
     wrong("Rule", "loop-a", "rulelist: loop-a, rule: {action: {apply: loop-b}}",
         Explained("ResolvedRefs", "RuleListLoop", "spec.rule.action.apply: rule list \"loop-b\" leads back to \"loop-a\"")),
     wrong("Rule", "loop-b", "rulelist: loop-b, rule: {action: {apply: loop-a}}",

@@ -110,19 +110,20 @@ impl Caller {
             instance: standing.instance.clone(),
         };
         let mut link = Link::open(&place, tls, &token, hello).await?;
-        tracing::info!(operator = dial, "the operator takes this stream");
-        self.state.connects.fetch_add(1, Relaxed);
-        self.state.connected.store(true, Relaxed);
         if !standing.trouble.is_empty() {
-            link.report(Report::Trouble(standing.trouble.clone())).await?;
+            tell(&mut link, Report::Trouble(standing.trouble.clone())).await;
         }
         loop {
             tokio::select! {
                 told = link.next() => match told? {
                     Told::Elsewhere(address) => return Ok(address),
                     Told::Configuration(received) => {
+                        if !self.state.connected.swap(true, Relaxed) {
+                            tracing::info!(operator = dial, "the operator takes this stream");
+                            self.state.connects.fetch_add(1, Relaxed);
+                        }
                         if let Some(report) = self.take(received, &pod) {
-                            link.report(report).await?;
+                            tell(&mut link, report).await;
                         }
                     }
                 },
@@ -132,10 +133,10 @@ impl Caller {
                     }
                     let now = self.standing.borrow_and_update().clone();
                     if now.trouble != standing.trouble {
-                        link.report(Report::Trouble(now.trouble.clone())).await?;
+                        tell(&mut link, Report::Trouble(now.trouble.clone())).await;
                     }
                     if let Some((_, report)) = now.outcome.as_ref().filter(|_| now.outcome != standing.outcome) {
-                        link.report(report.clone()).await?;
+                        tell(&mut link, report.clone()).await;
                     }
                     standing = now;
                 }
@@ -177,6 +178,13 @@ impl Caller {
         let expires = claims.expires.and_then(|expires| expires.duration_since(SystemTime::UNIX_EPOCH).ok());
         self.state.token_expires.store(expires.unwrap_or_default().as_secs(), Relaxed);
         pod_of(claims)
+    }
+}
+
+/// Says something to the operator. One that reads no more has said why, or who leads: that is read next.
+async fn tell(link: &mut Link, report: Report) {
+    if let Err(error) = link.report(report).await {
+        tracing::debug!("{error}");
     }
 }
 

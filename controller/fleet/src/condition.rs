@@ -92,7 +92,8 @@ pub(crate) fn programmed(
     } else if tally.programmed == 0 {
         (UNREACHABLE, format!("no agent of its {} is connected", count(tally.pods, "pod")))
     } else {
-        (PROGRAMMED, format!("{} of {} run it", tally.programmed, count(tally.pods, "pod")))
+        let verb = if tally.programmed == 1 { "runs" } else { "run" };
+        (PROGRAMMED, format!("{} of {} {verb} it", tally.programmed, count(tally.pods, "pod")))
     };
     if tally.unreachable > 0 && reason != UNREACHABLE {
         message += &format!("; {} without a connected agent", count(tally.unreachable, "pod"));

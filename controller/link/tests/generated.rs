@@ -1,7 +1,7 @@
 //! The committed code is what its generator writes.
 
 #[path = "../examples/generate.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "its main is for people")]
 mod generate;
 
 #[test]

@@ -109,7 +109,8 @@ impl Review {
             }
             Err(Denied::Refused { reason, message }) => {
                 self.penalise(peer);
-                tracing::warn!(%peer, ?reason, "agent refused: {message}");
+                // The stream's server says it, once in a while.
+                tracing::debug!(%peer, ?reason, "agent refused: {message}");
             }
             Err(Denied::Unavailable(message)) => tracing::info!(%peer, "agent is to try again: {message}"),
         }
