@@ -9,3 +9,5 @@ mod faults;
 #[path = "kubernetes/installed.rs"]
 #[allow(dead_code, reason = "shared with the tests of kubernetes.rs")]
 mod installed;
+#[path = "kubernetes/ready.rs"]
+mod ready;
