@@ -49,8 +49,14 @@ impl Fleet {
                     blamed.entry(origin.object).or_default().push(format!("{}: {}", origin.path, error.message));
                 }
             }
+            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let held = state.quarantine.all();
+            let tried = held.keys().filter(|id| !refused.held.contains_key(*id));
             if blamed.is_empty() {
-                let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                // It has all but what was tried again.
+                blamed.extend(tried.map(|id| (id.clone(), said.clone())));
+            }
+            if blamed.is_empty() {
                 let count = state.refusal.as_ref().map_or(0, |refusal| refusal.count) + 1;
                 let until = now + HOLD.after(count);
                 state.refusal = Some(Refusal { said: said.join("; "), count, until });
@@ -88,12 +94,12 @@ impl Fleet {
         let mut dropped: Vec<_> = state.sent.drain(..=position).collect();
         let Some(told) = dropped.pop() else { return false };
         let before = state.acknowledged.replace(told.clone());
-        state.quarantine.accepted(&told.held);
+        let is_good_now = !state.quarantine.accepted(&told.held).is_empty();
         if state.desired.as_ref().is_some_and(|desired| desired.sequence == sequence) {
             state.refusal = None;
         }
         // Objects whose time has come were waiting for this.
-        let tries = state.quarantine.all().len() != state.quarantine.held(now).len();
+        let is_due = state.quarantine.all().len() != state.quarantine.held(now).len();
         let listens = |before: &crate::document::Told| Arc::ptr_eq(&before.document, &told.document);
         if !before.as_ref().is_some_and(listens) {
             self.listeners_changed(&pod, now);
@@ -101,7 +107,7 @@ impl Fleet {
         let dropped = dropped.iter().chain(&before);
         let released: Vec<_> = dropped.flat_map(|told| self.usage.remove(&pod, &told.document)).collect();
         self.released(&released, now);
-        if tries {
+        if is_due || is_good_now {
             self.soil_at(&pod, now);
         }
         self.mark_selected(&pod);

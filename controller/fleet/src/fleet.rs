@@ -13,7 +13,7 @@ use l7mp_crds::Status;
 use crate::document::{Library, Told};
 use crate::facts::{Facts, same_spec, selects_elsewhere};
 use crate::order::{Acknowledged, Door, Usage};
-use crate::proxy::{PodFacts, State};
+use crate::proxy::{PodFacts, Shown, State};
 use crate::status::Book;
 use crate::{Counts, Proxy, Push, Rejected, Timing};
 
@@ -361,8 +361,7 @@ impl Fleet {
 
     /// The proxy is no longer among those that objects are for.
     fn unconcern(&mut self, pod: &PodName, state: &State) {
-        let selected = state.desired.iter().flat_map(|told| told.document.selected.iter());
-        for id in selected.chain(state.reports.iter().map(|report| &report.object)) {
+        for id in state.shown.iter().flat_map(Shown::objects) {
             self.book.mark(id);
             if let Some(proxies) = self.concerned.get_mut(id) {
                 proxies.remove(pod);
@@ -399,8 +398,7 @@ impl Fleet {
     /// The status of the objects of a proxy may be another one.
     pub(crate) fn mark_selected(&mut self, pod: &PodName) {
         let Some(state) = self.proxies.get(pod) else { return };
-        let selected = state.desired.iter().flat_map(|told| told.document.selected.iter());
-        for id in selected.chain(state.reports.iter().map(|report| &report.object)) {
+        for id in state.shown.iter().flat_map(Shown::objects) {
             self.book.mark(id);
         }
     }

@@ -20,14 +20,19 @@
 //! * A new leader knows of no acknowledgement. For [`Timing::grace`] after the first agent has come, pods that it found
 //!   are taken to have the listeners that it found, until they answer: agents that come back one by one empty nobody's
 //!   Targets. Pods and objects that are newer are not trusted.
+//! * A listener whose VirtualService was deleted while nobody led goes at once, since a new leader knows nothing of it:
+//!   a proxy that sends to it and whose agent comes later has sessions refused there, as by any endpoint that is gone,
+//!   until it is told its own document.
 //!
 //! # One object never takes another down
 //!
 //! * An object that is [`Rejected`] stays in force as it last was, if this fleet knew it so; its status has
 //!   `Accepted=False, Invalid`. One that never was good does not exist for the others.
 //! * What a proxy refuses is held back on that proxy alone, the rest is pushed with the next turn; it is tried again
-//!   after 1 s, 2 s, ... 60 s, and at once when it changes. A refusal that no object can be blamed for is said of all
-//!   objects of the pod, and the same document is pushed again with the same pauses.
+//!   after 1 s, 2 s, ... 60 s, and at once when it changes. While it is tried every status stays as it is, its own
+//!   and those of objects that refer to it, until the proxy has answered. A refusal that no object can be blamed for
+//!   is said of what was tried; else of all objects of the pod, and the same document is pushed again with the same
+//!   pauses.
 //!
 //! # Status
 //!

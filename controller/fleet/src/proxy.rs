@@ -9,7 +9,7 @@ use l7mp_compiler::held::{Pauses, Quarantine};
 use l7mp_compiler::object::ObjectId;
 use l7mp_crds::Pod;
 
-use crate::document::Told;
+use crate::document::{Document, Told};
 
 /// Before a refused object is tried again.
 pub(crate) const HOLD: Pauses = Pauses { first: Duration::from_secs(1), max: Duration::from_secs(60) };
@@ -31,13 +31,11 @@ pub(crate) struct State {
     /// What it was told after that which it acknowledged, the oldest first: it may have any of them.
     pub(crate) sent: VecDeque<Told>,
     pub(crate) acknowledged: Option<Told>,
-    /// What could not be used as written, in what it should have.
-    pub(crate) reports: Vec<Report>,
+    /// What the status of objects says of it.
+    pub(crate) shown: Option<Shown>,
     /// Listeners of others that it will use once they are there.
     pub(crate) waits: Vec<Use>,
     pub(crate) quarantine: Quarantine,
-    /// What is held back of what it should have.
-    pub(crate) held: Arc<HeldBack>,
     /// It refuses what it should have, and no object can be blamed.
     pub(crate) refusal: Option<Refusal>,
     /// Listeners that nothing wants any more, and how long they may stay.
@@ -50,6 +48,24 @@ pub(crate) struct State {
     pub(crate) trouble: Option<String>,
     /// What its pod says.
     pub(crate) pod: PodFacts,
+}
+
+/// What the status of objects says of a proxy: what it should have; while objects are tried again that it had refused,
+/// what it should have without them, so that nobody's status shows a trial before it has succeeded.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) document: Arc<Document>,
+    /// What is held back.
+    pub(crate) held: Arc<HeldBack>,
+    /// What could not be used as written.
+    pub(crate) reports: Vec<Report>,
+}
+
+impl Shown {
+    /// Every object that it says something of; some twice.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectId> {
+        self.document.selected.iter().chain(self.reports.iter().map(|report| &report.object))
+    }
 }
 
 /// A refusal that no object can be blamed for.
@@ -88,10 +104,9 @@ impl State {
             desired: None,
             sent: VecDeque::new(),
             acknowledged: None,
-            reports: Vec::new(),
+            shown: None,
             waits: Vec::new(),
             quarantine: Quarantine::new(HOLD),
-            held: Arc::default(),
             refusal: None,
             lingering: BTreeMap::new(),
             patience: None,
@@ -110,6 +125,11 @@ impl State {
     pub(crate) fn untold(&self) -> Option<&Told> {
         let last = self.last().map(|told| told.sequence);
         self.desired.as_ref().filter(|desired| last != Some(desired.sequence))
+    }
+
+    /// Whether it holds an object back, as far as status says.
+    pub(crate) fn holds_back(&self, id: &ObjectId) -> bool {
+        self.shown.as_ref().is_some_and(|shown| shown.held.contains_key(id))
     }
 
     /// Every document that it may have.

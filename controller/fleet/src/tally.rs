@@ -8,7 +8,7 @@ use l7mp_compiler::references::references;
 use l7mp_crds::Target;
 
 use crate::fleet::Fleet;
-use crate::proxy::State;
+use crate::proxy::{Shown, State};
 
 /// What the pods of an object have said about it.
 #[derive(Debug, Default)]
@@ -74,13 +74,13 @@ impl Fleet {
         let since = self.facts.get(id).map_or(0, |facts| facts.since);
         for pod in self.concerned.get(id).into_iter().flatten() {
             let Some(state) = self.proxies.get(pod) else { continue };
-            for report in state.reports.iter().filter(|report| report.object == *id) {
+            let Some(shown) = &state.shown else { continue };
+            for report in shown.reports.iter().filter(|report| report.object == *id) {
                 tally.report(report);
             }
             // A pod that is going away takes nothing any more.
-            let is_for = state.desired.as_ref().is_some_and(|told| told.document.is_for(id));
-            if is_for && !state.pod.terminating {
-                tally.pod(id, pod.to_string(), state, since);
+            if shown.document.is_for(id) && !state.pod.terminating {
+                tally.pod(id, pod.to_string(), state, shown, since);
             }
         }
         tally
@@ -94,7 +94,7 @@ impl Fleet {
             .get(id)
             .into_iter()
             .flatten()
-            .filter_map(|pod| self.proxies.get(pod)?.desired.as_ref().map(|told| &told.document.config));
+            .filter_map(|pod| self.proxies.get(pod)?.shown.as_ref().map(|shown| &shown.document.config));
         let cluster = documents.find_map(|config| config.clusters.iter().find(|cluster| cluster.name == name))?;
         let live = cluster.endpoints.iter().filter(|endpoint| !endpoint.draining).count();
         let count = if live > 0 { live } else { cluster.endpoints.len() };
@@ -114,7 +114,7 @@ impl Tally {
         }
     }
 
-    fn pod(&mut self, id: &ObjectId, pod: String, state: &State, since: u64) {
+    fn pod(&mut self, id: &ObjectId, pod: String, state: &State, shown: &Shown, since: u64) {
         self.pods += 1;
         self.unreachable += u32::from(!state.connected);
         for (_, said) in state.warnings.iter().filter(|(object, _)| object == id) {
@@ -123,12 +123,12 @@ impl Tally {
         let fatal = |report: &&Report| report.object == *id && matches!(weight(report.reason), Weight::Fatal);
         let failing = if let Some(said) = state.why_not() {
             Some(("ProxyNotRunning", said.to_owned()))
-        } else if let Some(said) = state.held.get(id) {
+        } else if let Some(said) = shown.held.get(id) {
             Some(("Refused", said.clone()))
         } else if let Some(refusal) = &state.refusal {
             Some(("Refused", refusal.said.clone()))
         } else {
-            state.reports.iter().find(fatal).map(|report| (report.reason.as_str(), with_path(report)))
+            shown.reports.iter().find(fatal).map(|report| (report.reason.as_str(), with_path(report)))
         };
         if let Some((reason, message)) = failing {
             self.failing.push(Failing { pod, reason, message });

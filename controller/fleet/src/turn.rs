@@ -10,7 +10,7 @@ use l7mp_compiler::object::{Object, ObjectId, PodName};
 use crate::document::{Document, Told, listens};
 use crate::fleet::{Fleet, Term, push};
 use crate::order::Door;
-use crate::proxy::{HOLD, Refusal, SENT_MAX, State};
+use crate::proxy::{HOLD, Refusal, SENT_MAX, Shown, State};
 use crate::{Proxy, Push};
 
 /// How long a document waits for listeners that take the place of those that the proxy uses now.
@@ -111,14 +111,26 @@ impl Fleet {
         state.quarantine.refresh(&self.world);
         let all = state.quarantine.all();
         let mut held = Arc::new(all);
-        let (mut compiled, mut document) = self.compile(pod, &held, now)?;
+        let (mut compiled, document) = self.compile(pod, &held, now)?;
+        let mut document = self.library.share(document);
+        let mut shown = Shown {
+            document: Arc::clone(&document),
+            held: Arc::clone(&held),
+            reports: std::mem::take(&mut compiled.reports),
+        };
         // What is known to be good goes first; objects that are to be tried again wait for it.
         let state = self.proxies.get(pod)?;
         let tried = state.quarantine.held(now);
         let has = |told: &Told| told.document.config == document.config;
         if tried.len() != held.len() && state.sent.is_empty() && state.acknowledged.as_ref().is_some_and(has) {
             held = Arc::new(tried);
-            (compiled, document) = self.compile(pod, &held, now)?;
+            let tried = self.compile(pod, &held, now)?;
+            (compiled, document) = (tried.0, self.library.share(tried.1));
+            if document.config == shown.document.config {
+                // It would have nothing new, so nothing is tried.
+                let reports = std::mem::take(&mut compiled.reports);
+                shown = Shown { document: Arc::clone(&document), held: Arc::clone(&held), reports };
+            }
         }
         self.dependents.set(pod, std::mem::take(&mut compiled.dependencies));
         let waits = std::mem::take(&mut compiled.waits);
@@ -128,7 +140,7 @@ impl Fleet {
         if patient {
             return None;
         }
-        self.install(pod, compiled, document, held, now)
+        self.install(pod, document, held, shown, now)
     }
 
     /// Compiles for one proxy with these objects held back, and with the listeners that may not go yet.
@@ -208,9 +220,7 @@ impl Fleet {
         };
         let comes = |wait: &Use| {
             let owner = self.proxies.get(&wait.pod);
-            owner.is_some_and(|owner| {
-                owner.connected && owner.refusal.is_none() && !owner.held.contains_key(&wait.service)
-            })
+            owner.is_some_and(|owner| owner.connected && owner.refusal.is_none() && !owner.holds_back(&wait.service))
         };
         let uses = |pod| state.in_force().flat_map(move |told| told.document.uses_of(pod));
         let moving = waits.iter().any(|wait| comes(wait) && uses(&wait.pod).any(|used| moved(wait, used)));
@@ -233,19 +243,16 @@ impl Fleet {
     fn install(
         &mut self,
         pod: &Arc<PodName>,
-        compiled: Compiled,
-        document: Document,
+        document: Arc<Document>,
         held: Arc<HeldBack>,
+        shown: Shown,
         now: Instant,
     ) -> Option<Push> {
-        let document = self.library.share(document);
         let state = self.proxies.get_mut(pod)?;
-        let reports = concern(&mut self.concerned, pod, state, &document, compiled.reports);
-        for id in reports {
+        for id in concern(&mut self.concerned, pod, state, shown) {
             self.book.mark(&id);
         }
         let (drain, revision) = (state.pod.terminating, self.revision);
-        state.held = Arc::clone(&held);
         let same = |told: &Told| told.drain == drain && told.document.config == document.config;
         let replace = |told: &mut Told| {
             (told.document, told.revision, told.held) = (Arc::clone(&document), revision, Arc::clone(&held));
@@ -334,13 +341,11 @@ fn concern(
     concerned: &mut BTreeMap<ObjectId, BTreeSet<Arc<PodName>>>,
     pod: &Arc<PodName>,
     state: &mut State,
-    document: &Arc<Document>,
-    reports: Vec<l7mp_compiler::compile::Report>,
+    shown: Shown,
 ) -> BTreeSet<ObjectId> {
-    let old = state.desired.as_ref().map(|told| Arc::clone(&told.document));
-    let before = old.iter().flat_map(|old| old.selected.iter()).chain(state.reports.iter().map(|said| &said.object));
-    let before: BTreeSet<&ObjectId> = before.collect();
-    let after: BTreeSet<&ObjectId> = document.selected.iter().chain(reports.iter().map(|said| &said.object)).collect();
+    let old = state.shown.take();
+    let before: BTreeSet<&ObjectId> = old.iter().flat_map(Shown::objects).collect();
+    let after: BTreeSet<&ObjectId> = shown.objects().collect();
     for id in before.difference(&after) {
         if let Some(proxies) = concerned.get_mut(*id) {
             proxies.remove(pod);
@@ -354,7 +359,7 @@ fn concern(
     }
     let all = before.union(&after).map(|id| (*id).clone()).collect();
     drop((before, after));
-    state.reports = reports;
+    state.shown = Some(shown);
     all
 }
 
