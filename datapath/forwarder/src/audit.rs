@@ -92,6 +92,13 @@ impl Forwarder {
         ring.extend(session.stages.iter().map(|stage| stage.link));
         let alone = matches!(session.state, SessionState::Handshake | SessionState::Backoff);
         require(!alone || session.stages.is_empty(), "has stages already")?;
+        for (at, stage) in session.stages.iter().enumerate() {
+            let Some((former, _)) = stage.former else { continue };
+            let link = self.links.get(former).ok_or_else(|| format!("{former:?}, left by a stage, is not there"))?;
+            require(link.session == index && link.phase == Phase::Open, "a link that a stage left is not open")?;
+            let next = ring[(at + 2) % ring.len()].index() as u32;
+            require((link.next, link.prev) == (next, NOWHERE), "a link that a stage left leads elsewhere")?;
+        }
         for (at, &id) in ring.iter().enumerate() {
             let link = self.links.get(id).ok_or_else(|| format!("{id:?} is not there"))?;
             require(link.session == index && link.phase != Phase::Closing, "a link of its ring is not its own")?;
@@ -113,7 +120,8 @@ impl Forwarder {
             return require(link.in_engine, "closes, and the engine does not know it");
         }
         let session = self.session(link.session).ok_or("its session is gone")?;
-        let owned = session.source_link == link.id || session.stage_of(link.id).is_some();
+        let owned =
+            session.source_link == link.id || session.stage_of(link.id).is_some() || self.former_of(link.id).is_some();
         require(owned, "its session does not know it")
     }
 }

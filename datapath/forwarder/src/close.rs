@@ -79,6 +79,9 @@ impl Forwarder {
 
     /// The peer of a stage ended its stream.
     fn stage_ended(&mut self, link: LinkId, index: SessionIndex, now: Time) {
+        if let Some((index, stage)) = self.former_of(link) {
+            return self.forget_former(index, stage, CloseHow::Flush);
+        }
         let Some((_, stage)) = self.stage_of(link) else { return };
         let asked_for = self.links.get(link).is_some_and(|link| link.write_ended);
         let open = self.links.get(link).is_some_and(|link| link.phase == Phase::Open);
@@ -108,6 +111,9 @@ impl Forwarder {
         let Some(session) = self.session(index) else { return };
         if session.source_link == link {
             return self.end_session(index, EndReason::ClientGone, now);
+        }
+        if let Some((_, stage)) = self.former_of(link) {
+            return self.forget_former(index, stage, CloseHow::Abort);
         }
         let Some((_, stage)) = self.stage_of(link) else { return };
         if entry.phase != Phase::Open {
@@ -263,6 +269,10 @@ impl Forwarder {
             self.send_control(from, reply);
         }
         let Some(index) = self.links.get(from).map(|link| link.session) else { return verdict };
+        if let Some((_, stage)) = self.former_of(from) {
+            self.forget_former(index, stage, CloseHow::Flush);
+            return verdict;
+        }
         match self.stage_of(from) {
             Some((_, stage)) => self.disconnected(index, stage, CloseHow::Flush, now),
             None => self.end_session(index, EndReason::Protocol, now),
@@ -332,6 +342,10 @@ impl Forwarder {
         let Some(session) = self.session_mut(index) else { return };
         for stage in std::mem::take(&mut session.stages) {
             stage.counters.sessions_active.sub(1);
+            if let Some((former, _)) = stage.former {
+                self.send_close(former, code::NORMAL);
+                self.release(former, how);
+            }
             self.send_close(stage.link, code::NORMAL);
             self.release(stage.link, how);
             if let Some((successor, _)) = stage.successor {
@@ -380,6 +394,13 @@ impl Forwarder {
         }
         if let Some(prev) = self.links.at_mut(prev).filter(|prev| prev.next == slot) {
             prev.next = NOWHERE;
+        }
+        let Some(session) = self.links.get(link).map(|entry| entry.session) else { return };
+        let formers = self.sessions.get(session.0 as usize).into_iter().flat_map(|session| &session.stages);
+        for (former, _) in formers.filter_map(|stage| stage.former) {
+            if let Some(former) = self.links.get_mut(former).filter(|former| former.next == slot) {
+                former.next = NOWHERE;
+            }
         }
     }
 

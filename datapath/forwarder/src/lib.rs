@@ -17,6 +17,7 @@ pub mod rules;
 pub mod metadata;
 mod open;
 mod stage;
+mod moving;
 mod upgrade;
 pub mod balance;
 pub mod held;

@@ -57,6 +57,8 @@ pub const LINKS_MAX: u32 = 1 << 22;
 pub const IDLE_TIMEOUT_DATAGRAM: Duration = Duration::from_secs(60);
 /// How long the end of a stream waits at a datagram link for late answers.
 pub const END_LINGER: Duration = Duration::from_secs(1);
+/// How long an endpoint that a stage has moved away from is still heard: its answers may be on their way.
+pub const MOVE_LINGER: Duration = Duration::from_secs(1);
 /// A client that was told the end of its stream and says nothing for this long is not waited for: an endpoint that is
 /// gone altogether looks like one that only has nothing more to say.
 pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);

@@ -22,9 +22,11 @@ impl Forwarder {
     fn set_blocked(&mut self, link: LinkId, blocked: bool) {
         let Some(entry) = self.links.get_mut(link) else { return };
         entry.blocked = blocked;
+        let index = entry.session;
         if let Some(previous) = self.socket_before(link) {
             self.press_link(previous);
         }
+        self.press_formers(index);
     }
 
     /// Pauses and resumes the links of a session as their own phase and the state of their next sockets ask for.
@@ -34,6 +36,17 @@ impl Forwarder {
         ring.push(session.source_link);
         for link in ring {
             self.press_link(link);
+        }
+        self.press_formers(index);
+    }
+
+    /// The links that the stages of a session have left feed the same queues.
+    fn press_formers(&mut self, index: SessionIndex) {
+        let Some(session) = self.session(index) else { return };
+        let formers: SmallVec<[LinkId; 4]> =
+            session.stages.iter().filter_map(|stage| stage.former).map(|(former, _)| former).collect();
+        for former in formers {
+            self.press_link(former);
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Stage {
     pub link: LinkId,
     /// A link that is being opened to take over, while `link` still serves (draining).
     pub successor: Option<(LinkId, Arc<Endpoint>)>,
+    /// The link to the endpoint that it has moved away from, and until when its late answers are heard.
+    pub former: Option<(LinkId, Time)>,
     /// How often it was tried again.
     pub attempts: u32,
     /// What it waits for.
@@ -176,7 +178,7 @@ impl Session {
                 StageWait::Nothing => None,
                 StageWait::Connect(at) | StageWait::Retry(at) => Some(at),
             };
-            [waits, stage.move_at, stage.ends_at]
+            [waits, stage.move_at, stage.ends_at, stage.former.map(|(_, until)| until)]
         });
         let idle = self.idle_timeout().map(|timeout| last_seen + timeout);
         stages.flatten().chain(self.deadline).chain(idle).min()

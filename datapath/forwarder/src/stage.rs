@@ -46,6 +46,7 @@ impl Forwarder {
                     endpoint: None,
                     link,
                     successor: None,
+                    former: None,
                     attempts: 0,
                     waits,
                     move_at: None,
@@ -89,9 +90,10 @@ impl Forwarder {
         Some(link)
     }
 
-    /// Lays the ring through the source and the present link of every stage.
+    /// Lays the ring through the source and the present link of every stage. What a stage's former link still says goes
+    /// where the stage's messages go; nothing is sent to it.
     pub(crate) fn wire(&mut self, index: SessionIndex) {
-        let Some(session) = self.session(index) else { return };
+        let Some(session) = self.sessions.get(index.0 as usize) else { return };
         let mut ring: SmallVec<[LinkId; 4]> = SmallVec::new();
         ring.push(session.source_link);
         ring.extend(session.stages.iter().map(|stage| stage.link));
@@ -101,6 +103,14 @@ impl Forwarder {
             if let Some(link) = self.links.get_mut(link) {
                 link.next = next.index() as u32;
                 link.prev = prev.index() as u32;
+            }
+        }
+        let formers = session.stages.iter().enumerate().filter_map(|(at, stage)| Some((at, stage.former?.0)));
+        for (at, former) in formers {
+            let next = ring[(at + 2) % ring.len()];
+            if let Some(link) = self.links.get_mut(former) {
+                link.next = next.index() as u32;
+                link.prev = NOWHERE;
             }
         }
     }
@@ -221,20 +231,14 @@ impl Forwarder {
             entry.waits = StageWait::Nothing;
             self.press(index);
             self.close_ring(index, now);
-        } else if let Some((successor, endpoint)) = entry.successor.take() {
-            let old = std::mem::replace(&mut entry.link, successor);
-            entry.endpoint = Some(endpoint);
-            entry.move_at = None;
-            entry.ends_at = None;
-            self.wire(index);
-            self.retire(old);
-            self.join(successor, index, now);
+        } else {
+            self.succeed(index, stage, now);
         }
         self.schedule(index);
     }
 
     /// A successor takes its place in a ring that flows already, also while another stage is reopened.
-    fn join(&mut self, link: LinkId, index: SessionIndex, now: Time) {
+    pub(crate) fn join(&mut self, link: LinkId, index: SessionIndex, now: Time) {
         if let Some(link) = self.links.get_mut(link) {
             link.phase = Phase::Open;
         }

@@ -92,6 +92,9 @@ impl Forwarder {
     fn stage_due(&mut self, index: SessionIndex, stage: usize, now: Time) {
         let Some(entry) = self.session(index).and_then(|session| session.stages.get(stage)) else { return };
         let (link, waits, move_at, ends_at) = (entry.link, entry.waits, entry.move_at, entry.ends_at);
+        if entry.former.is_some_and(|(_, until)| until <= now) {
+            self.forget_former(index, stage, CloseHow::Flush);
+        }
         match waits {
             StageWait::Connect(at) if at <= now => {
                 self.link_failed(link, index, stage, DropReason::OpenFailed, now);
@@ -108,33 +111,6 @@ impl Forwarder {
             }
             self.give_up_reading(link, index, now);
         }
-    }
-
-    /// Opens a stage to a new endpoint while the old one, which is draining, still serves.
-    fn move_stage(&mut self, index: SessionIndex, stage: usize, now: Time) {
-        let chosen = self.choose(index, stage);
-        let Some((_, retry)) = self.session_and_retry(index) else { return };
-        let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
-        entry.move_at = None;
-        match entry.waits {
-            StageWait::Nothing => {}
-            // Its next attempt avoids endpoints that drain.
-            StageWait::Retry(_) => return,
-            StageWait::Connect(_) => {
-                entry.move_at = Some(now + retry.timeout);
-                return;
-            }
-        }
-        if let Some((late, _)) = entry.successor.take() {
-            entry.move_at = Some(now + retry.timeout);
-            return self.release(late, CloseHow::Abort);
-        }
-        let Some((cluster, endpoint)) = chosen.filter(|(_, endpoint)| !same(&entry.endpoint, endpoint)) else { return };
-        let Some(link) = self.new_stage_link(index, &cluster, now) else { return };
-        let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
-        entry.successor = Some((link, Arc::clone(&endpoint)));
-        entry.move_at = Some(now + retry.timeout);
-        self.connect(link, &cluster, &endpoint);
     }
 
     /// Takes over a new configuration. Live sessions are judged by it in this turn and the next ones.
@@ -257,8 +233,4 @@ impl Forwarder {
         }
         self.sessions.is_empty()
     }
-}
-
-fn same(present: &Option<Arc<Endpoint>>, other: &Endpoint) -> bool {
-    present.as_ref().is_some_and(|present| present.address == other.address)
 }

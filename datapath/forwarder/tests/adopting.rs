@@ -104,27 +104,6 @@ fn a_session_that_loses_an_in_process_cluster_keeps_its_route() {
 }
 
 #[test]
-fn draining_endpoints_are_left_after_the_drain_timeout_and_the_new_is_opened_first() {
-    let timeout = ", drain_timeout: 500";
-    let mut bench = Bench::new(&document(&cluster(&[(1, false)], timeout), "destination: c"));
-    let client = bench.accept("tcp").unwrap();
-    let old = bench.open();
-    bench.configure(&document(&cluster(&[(1, true), (2, false)], timeout), "destination: c"));
-    bench.bytes(client, b"a");
-    bench.pass(480);
-    assert_eq!(bench.asked.len(), 0);
-    bench.pass(50);
-    assert_eq!(bench.asked[0].remote, "10.0.0.2:7");
-    bench.bytes(client, b"b");
-    assert_eq!((bench.text(old), bench.close_of(old)), ("ab".into(), None));
-    let new = bench.open();
-    bench.bytes(client, b"c");
-    assert_eq!((bench.text(new), bench.close_of(old)), ("c".into(), Some(CloseHow::Flush)));
-    bench.ended(client);
-    assert!(bench.was_shut(new));
-}
-
-#[test]
 fn without_a_drain_timeout_sessions_stay_and_new_ones_go_elsewhere() {
     let mut bench = Bench::new(&document(&cluster(&[(1, false)], ""), "destination: c"));
     bench.udp(5000, b"x");
@@ -137,36 +116,6 @@ fn without_a_drain_timeout_sessions_stay_and_new_ones_go_elsewhere() {
         bench.udp(5000, b"y");
     }
     assert_eq!(bench.take(stage).len(), 101);
-}
-
-/// Its successor was connected to an endpoint that no configuration has, and stayed there.
-#[test]
-fn a_move_to_an_endpoint_that_is_removed_meanwhile_goes_elsewhere() {
-    let timeout = ", drain_timeout: 100";
-    let mut bench = Bench::new(&document(&cluster(&[(1, false)], timeout), "destination: c"));
-    bench.accept("tcp").unwrap();
-    bench.open();
-    bench.configure(&document(&cluster(&[(1, true), (2, false)], timeout), "destination: c"));
-    bench.pass(120);
-    let late = bench.asked().link;
-    bench.configure(&document(&cluster(&[(1, true), (3, false)], timeout), "destination: c"));
-    bench.pass(20);
-    assert_eq!(bench.close_of(late), Some(CloseHow::Abort));
-    assert_eq!(bench.asked().remote, "10.0.0.3:7");
-}
-
-#[test]
-fn a_move_is_called_off_when_the_endpoint_no_longer_drains() {
-    let timeout = ", drain_timeout: 100";
-    let mut bench = Bench::new(&document(&cluster(&[(1, false)], timeout), "destination: c"));
-    bench.accept("tcp").unwrap();
-    let stage = bench.open();
-    bench.configure(&document(&cluster(&[(1, true), (2, false)], timeout), "destination: c"));
-    bench.pass(120);
-    assert_eq!(bench.asked.len(), 1);
-    bench.configure(&document(&cluster(&[(1, false), (2, false)], timeout), "destination: c"));
-    bench.pass(10_000);
-    assert_eq!((bench.asked.len(), bench.close_of(stage)), (0, None));
 }
 
 #[test]
