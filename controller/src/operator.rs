@@ -101,8 +101,9 @@ pub async fn run(cli: &Cli, stop: cell::Receiver<bool>) -> anyhow::Result<()> {
     let synced = cell::Sender::new(false);
 
     let leases: Api<Lease> = Api::namespaced(client.clone(), &cli.namespace);
-    let candidate = Candidate::new(leases, &cli.lease, &identity, lease::Timing::default(), Arc::clone(&metrics));
-    let standing = candidate.standing();
+    let candidate = Candidate::new(leases, &cli.lease, &identity, lease::Timing::default(), Arc::clone(&metrics))
+        .owned_by(Api::namespaced(client.clone(), &cli.namespace));
+    let (standing, overtaken) = (candidate.standing(), candidate.overtaken());
     let trust =
         trust::start(&client, trust_settings(cli), leads(standing.clone()), pods.namespaces(), Arc::new(pods.clone()))?;
     let link = Arc::<Counters>::default();
@@ -122,7 +123,7 @@ pub async fn run(cli: &Cli, stop: cell::Receiver<bool>) -> anyhow::Result<()> {
     parts.start("the writer of status", status::run(client, news, standing.clone(), events, Arc::clone(&metrics)));
     let agents_port = AgentsPort { listener: agents_port, leadership: leadership.subscribe(), said: said_sender, link };
     let elected = parts.elect(candidate, synced.subscribe(), stop.clone());
-    let outputs = Outputs { pods, news: news_sender, leadership, synced, metrics };
+    let outputs = Outputs { pods, news: news_sender, leadership, overtaken, synced, metrics };
     let operator = Operator::new(Fleet::new(FLEET_TIMING), outputs);
     parts.start("the loop", operator.run(Inputs { changes, agents, standing, ticks }));
     parts.start("the agents' port", async move {

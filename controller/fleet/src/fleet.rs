@@ -227,6 +227,11 @@ impl Fleet {
         Some(push(name, state, state.desired.as_ref()?))
     }
 
+    /// The sequence of the newest configuration that was made, ever.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Numbers for metrics.
     pub fn counts(&self) -> Counts {
         let mut objects = BTreeMap::new();

@@ -4,6 +4,10 @@
 //! clock of the one who looks; time in which the API server could not be asked does not count, so that an outage of
 //! it moves no leadership. Every acquisition counts `leaseTransitions` up, also one by the holder of before
 //! (a process that was started again): configurations of different leaders are ordered by it.
+//!
+//! A Lease that was restored from a backup counts less than agents hold. Its holder counts it up as soon as an agent
+//! says so ([`Candidate::overtaken`]), at most 10,000 at once and once a minute, since what one pod says is no more than
+//! that. An agent that is further ahead is named in the log; who deletes the Lease begins a new count.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -11,15 +15,23 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::{Api, PostParams};
 use l7mp_link::Version;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::operator::metrics::Metrics;
+use crate::operator::trust::{OPERATOR, owner};
 use crate::operator::watch::chain;
+
+/// A term is raised above what an agent holds by at most so much.
+const RAISE_MAX: u64 = 10_000;
+
+/// The shortest time between two raises, and between two lines about one that is not made.
+const RAISE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Waits of the election.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +102,15 @@ pub struct Candidate {
     looked: Option<Instant>,
     /// It could not be looked at since.
     missed: bool,
+    /// The highest term that was seen of a Lease, with its epoch.
+    known: Option<(u64, u64)>,
+    /// What an agent holds that this leadership has not made.
+    overtaken: watch::Sender<Option<Version>>,
+    /// When the term was raised, or was not though an agent asked for it.
+    raised: Option<Instant>,
+    /// Whom the Lease goes away with.
+    owners: Option<Api<Deployment>>,
+    owner: Option<OwnerReference>,
 }
 
 /// What one look at the Lease came to.
@@ -113,7 +134,23 @@ impl Candidate {
             seen: None,
             looked: None,
             missed: false,
+            known: None,
+            overtaken: watch::Sender::new(None),
+            raised: None,
+            owners: None,
+            owner: None,
         }
+    }
+
+    /// The Lease goes away with the operator's Deployment, which is looked for here when the Lease is acquired.
+    #[must_use]
+    pub fn owned_by(self, deployments: Api<Deployment>) -> Candidate {
+        Candidate { owners: Some(deployments), ..self }
+    }
+
+    /// Takes the newest version that an agent holds, where that is newer than any that this leadership has made.
+    pub fn overtaken(&self) -> watch::Sender<Option<Version>> {
+        self.overtaken.clone()
     }
 
     /// Where this replica stands, from now on.
@@ -124,6 +161,7 @@ impl Candidate {
     /// Takes part until `stop` is true or its sender is gone, then hands the Lease back if it was held.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut failed = false;
+        let mut overtaken = self.overtaken.subscribe();
         loop {
             let turn = tokio::select! {
                 turn = self.turn() => turn,
@@ -147,6 +185,8 @@ impl Candidate {
             self.publish();
             tokio::select! {
                 () = sleep(self.pause()) => {}
+                // The sender is our own.
+                _ = overtaken.changed() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
         }
@@ -163,7 +203,7 @@ impl Candidate {
     fn publish(&self) {
         let standing = match (&self.held, &self.seen) {
             (Some((lease, since)), _) => Standing::Mine {
-                epoch: Version::epoch_of(lease.metadata.uid.as_deref().unwrap_or_default()),
+                epoch: epoch(lease),
                 term: transitions(lease),
                 renewed: since.elapsed() < self.timing.deadline,
             },
@@ -208,13 +248,25 @@ impl Candidate {
 
     /// Renews the Lease, or takes it if it is free.
     async fn turn(&mut self) -> kube::Result<Look> {
-        if let Some((lease, _)) = &self.held {
+        if let Some((mut renewed, _)) = self.held.clone() {
             let began = Instant::now();
-            let mut renewed = lease.clone();
-            renewed.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
+            let raise = self.raise(&renewed);
+            let spec = renewed.spec.get_or_insert_default();
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            if let Some((_, term)) = raise {
+                spec.lease_transitions = Some(next_term(term));
+                self.raised = Some(began);
+            }
             match self.replace(&renewed).await {
                 Ok(lease) => {
-                    self.held = Some((lease, began));
+                    if let Some((before, term)) = raise {
+                        let (name, now) = (&self.name, transitions(&lease));
+                        tracing::warn!(
+                            "Lease {name}: counts {before}, but an agent holds term {term} of it, as after \
+                            a restored backup; now it counts {now}"
+                        );
+                    }
+                    self.hold(lease, began);
                     return Ok(Look::Held);
                 }
                 // Somebody else has written it, or deleted it: what it is now decides.
@@ -243,11 +295,13 @@ impl Candidate {
             let same = held.metadata.uid == found.metadata.uid && transitions(held) == transitions(&found);
             if same && holder(&found) == Some(&self.identity) {
                 // Labels, or the answer to our own renewal was lost.
-                self.held = Some((found, *since));
+                let since = *since;
+                self.hold(found, since);
                 return Ok(Look::Held);
             }
             self.held = None;
         }
+        self.know(&found);
         let version = |lease: &Lease| (lease.metadata.uid.clone(), lease.metadata.resource_version.clone());
         if self.seen.as_ref().is_none_or(|(seen, _)| version(seen) != version(&found)) {
             self.seen = Some((found.clone(), began));
@@ -264,34 +318,88 @@ impl Candidate {
 
     /// Makes the Lease, or takes it over as it was found.
     async fn take(&mut self, found: Option<Lease>, began: Instant) -> kube::Result<Look> {
+        self.find_owner().await;
         let now = MicroTime(Timestamp::now());
         let spec = LeaseSpec {
             acquire_time: Some(now.clone()),
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(self.timing.duration.as_secs()).ok(),
-            lease_transitions: Some(found.as_ref().map_or(0, |lease| next_term(transitions(lease)))),
+            lease_transitions: Some(found.as_ref().map_or(0, |lease| next_term(self.known_term(lease)))),
             renew_time: Some(now),
             ..LeaseSpec::default()
         };
         let result = match found {
             Some(mut lease) => {
                 lease.spec = Some(spec);
+                let owners = lease.metadata.owner_references.get_or_insert_default();
+                owners.extend(self.owner.clone().filter(|owner| owners.iter().all(|held| held.uid != owner.uid)));
                 self.replace(&lease).await
             }
             None => {
-                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                let owner_references = self.owner.clone().map(|owner| vec![owner]);
+                let metadata = ObjectMeta { name: Some(self.name.clone()), owner_references, ..ObjectMeta::default() };
                 let lease = Lease { metadata, spec: Some(spec) };
                 self.bounded(self.api.create(&PostParams::default(), &lease)).await
             }
         };
         match result {
             Ok(lease) => {
-                self.held = Some((lease, began));
+                self.hold(lease, began);
                 Ok(Look::Held)
             }
             // Another replica was faster; the next look shows it.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Look::NotHeld),
             Err(error) => Err(error),
+        }
+    }
+
+    fn hold(&mut self, lease: Lease, since: Instant) {
+        self.know(&lease);
+        self.held = Some((lease, since));
+    }
+
+    fn know(&mut self, lease: &Lease) {
+        self.known = Some((epoch(lease), self.known_term(lease)));
+    }
+
+    /// The highest term that was seen of this Lease: one that was restored from a backup counts less.
+    fn known_term(&self, lease: &Lease) -> u64 {
+        let known = self.known.filter(|(known, _)| *known == epoch(lease)).map_or(0, |(_, term)| term);
+        known.max(transitions(lease))
+    }
+
+    /// The term of this Lease and the one of an agent that it is to be raised above, if it is to be now.
+    fn raise(&mut self, lease: &Lease) -> Option<(u64, u64)> {
+        let (held, own) = ((*self.overtaken.borrow())?, transitions(lease));
+        if held.epoch != epoch(lease) || held.term < own || self.raised.is_some_and(|at| at.elapsed() < RAISE_PAUSE) {
+            return None;
+        }
+        if held.term - own > RAISE_MAX {
+            let (name, term) = (&self.name, held.term);
+            tracing::warn!(
+                "Lease {name}: counts {own}, but an agent says that it holds term {term} of it, which is not \
+                to be believed; if it is true, delete the Lease, and another one begins a new count"
+            );
+            self.raised = Some(Instant::now());
+            return None;
+        }
+        Some((own, held.term))
+    }
+
+    /// Looks for the owner. One that was there is never forgotten: a Lease that is made while an uninstallation is
+    /// under way would outlive it.
+    async fn find_owner(&mut self) {
+        let Some(deployments) = &self.owners else { return };
+        let message = match timeout(self.timing.request, owner::of(deployments, OPERATOR)).await {
+            Ok(Ok(owner)) => {
+                self.owner = Some(owner);
+                return;
+            }
+            Ok(Err(message)) => message,
+            Err(_) => "the API server does not answer".to_owned(),
+        };
+        if self.owner.is_none() {
+            tracing::warn!("Lease {} outlives an uninstallation: {message}", self.name);
         }
     }
 
@@ -328,6 +436,11 @@ impl Candidate {
 
 fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|identity| !identity.is_empty())
+}
+
+/// Which Lease it is.
+fn epoch(lease: &Lease) -> u64 {
+    Version::epoch_of(lease.metadata.uid.as_deref().unwrap_or_default())
 }
 
 fn transitions(lease: &Lease) -> u64 {

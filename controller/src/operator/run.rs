@@ -48,6 +48,8 @@ pub struct Outputs {
     pub news: mpsc::UnboundedSender<News>,
     /// The agents' port.
     pub leadership: watch::Sender<Leadership>,
+    /// The election: what an agent holds that this leadership has not made.
+    pub overtaken: watch::Sender<Option<Version>>,
     /// Whether every kind was listed once.
     pub synced: watch::Sender<bool>,
     /// Counters.
@@ -247,9 +249,29 @@ impl Operator {
     fn connected(&mut self, agent: Agent, proxy: Proxy, holds: Option<Version>) {
         let held = holds.map_or_else(|| "nothing of ours".to_owned(), |version| format!("version {version}"));
         tracing::debug!("Pod {}: its agent is connected, its proxy has {held}", proxy.pod);
-        let holds = holds.and_then(|version| self.sequence(version));
-        self.fleet.connect(&proxy, holds, now());
+        if let Some(version) = holds.filter(|version| self.is_ahead(*version)) {
+            // It would refuse what this leadership has for it, and is told something once the term is above its own.
+            let pod = &proxy.pod;
+            tracing::info!("Pod {pod}: its agent has version {version}, and waits for a later term than ours");
+            let is_newer = |last: &Version| last.epoch != version.epoch || last.is_older_than(&version);
+            self.outputs.overtaken.send_if_modified(|last| {
+                let news = last.as_ref().is_none_or(is_newer);
+                *last = if news { Some(version) } else { *last };
+                news
+            });
+        } else {
+            let holds = holds.and_then(|version| self.sequence(version));
+            self.fleet.connect(&proxy, holds, now());
+        }
         self.agents.insert(proxy, agent);
+    }
+
+    /// Whether a version of our Lease is newer than any that this leadership has made: the Lease was restored from a
+    /// backup, and counts terms anew that were there before.
+    fn is_ahead(&self, version: Version) -> bool {
+        self.term.is_some_and(|(epoch, term)| {
+            Version { epoch, term, sequence: self.fleet.sequence() }.is_older_than(&version)
+        })
     }
 
     fn report(&mut self, proxy: &Proxy, report: Report, now: std::time::Instant) {

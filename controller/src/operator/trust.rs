@@ -20,11 +20,11 @@
 //! | Role of the operator's namespace | `secrets` | `l7mp-operator-tls` | `get`, `create`, `patch` |
 //! | Role of the operator's namespace | `apps` `deployments` | `l7mp-operator` | `get` |
 //!
-//! With certificates of your own the last two are not needed.
+//! With certificates of your own those of the Secret are not needed. The Deployment, which owns it, owns the Lease too.
 
 mod certificates;
 mod files;
-mod owner;
+pub(super) mod owner;
 mod publish;
 pub mod review;
 mod secret;
@@ -51,7 +51,7 @@ pub use review::{AUDIENCE, PodAddresses, Pods, Review};
 pub use verify::Fault;
 
 /// The name of the operator's Deployment, Service and ClusterRole.
-const OPERATOR: &str = "l7mp-operator";
+pub(super) const OPERATOR: &str = "l7mp-operator";
 /// Who applies: the owner of the fields that the operator writes.
 const FIELD_MANAGER: &str = "l7mp-controller";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";

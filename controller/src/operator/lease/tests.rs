@@ -22,6 +22,8 @@ struct State {
     version: u64,
     uids: u64,
     is_silent: bool,
+    /// The UID of the operator's Deployment.
+    deployment: Option<&'static str>,
     requests: Vec<String>,
 }
 
@@ -58,6 +60,12 @@ impl Server {
         let failure = |code: u16, reason: &str| {
             (code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason}))
         };
+        if path == "/apis/apps/v1/namespaces/ns/deployments/l7mp-operator" {
+            return match state.deployment {
+                Some(uid) => (200, json!({"metadata": {"name": "l7mp-operator", "uid": uid}})),
+                None => failure(404, "NotFound"),
+            };
+        }
         state.version += 1;
         let version = state.version.to_string();
         match (method.as_str(), state.lease.clone()) {
@@ -90,21 +98,37 @@ impl Server {
         self.state.lock().unwrap().lease.clone().unwrap()
     }
 
+    /// Puts the Lease back to what a backup had.
+    fn restore(&self, transitions: u32) {
+        let mut state = self.state.lock().unwrap();
+        let lease = state.lease.as_mut().unwrap();
+        lease["spec"]["leaseTransitions"] = json!(transitions);
+        lease["metadata"]["resourceVersion"] = json!("of the backup");
+    }
+
+    fn owners(&self) -> Vec<String> {
+        let owners = self.lease()["metadata"]["ownerReferences"].clone();
+        let uid = |owner: &Value| format!("{} {}", owner["kind"].as_str().unwrap(), owner["uid"].as_str().unwrap());
+        owners.as_array().map(|owners| owners.iter().map(uid).collect()).unwrap_or_default()
+    }
+
     fn silence(&self, is_silent: bool) {
         self.state.lock().unwrap().is_silent = is_silent;
     }
 
     fn candidate(&self, identity: &str) -> Running {
         let api = Api::namespaced(self.client(), "ns");
-        let candidate = Candidate::new(api, "l7mp-operator", identity, Timing::default(), Arc::default());
-        let standing = candidate.standing();
+        let candidate = Candidate::new(api, "l7mp-operator", identity, Timing::default(), Arc::default())
+            .owned_by(Api::namespaced(self.client(), "ns"));
+        let (standing, overtaken) = (candidate.standing(), candidate.overtaken());
         let (stop, stopped) = watch::channel(false);
-        Running { standing, stop, task: tokio::spawn(candidate.run(stopped)) }
+        Running { standing, overtaken, stop, task: tokio::spawn(candidate.run(stopped)) }
     }
 }
 
 struct Running {
     standing: watch::Receiver<Standing>,
+    overtaken: watch::Sender<Option<Version>>,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -291,4 +315,99 @@ async fn a_renewal_is_one_request() {
     let requests = api.state.lock().unwrap().requests.clone();
     assert!((29..=31).contains(&requests.len()), "{}", requests.len());
     assert!(requests.iter().all(|request| request.starts_with("PUT ")), "{requests:?}");
+}
+
+fn held(term: u64) -> Option<Version> {
+    Some(Version { epoch: Version::epoch_of("uid-1"), term, sequence: 5 })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_holds_a_later_term_raises_the_lease_above_it() {
+    let api = Server::default();
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    let (epoch, _) = first.until_mine().await;
+    let asked = Instant::now();
+    first.overtaken.send_replace(held(7));
+    let raised = |standing: &Standing| *standing == Standing::Mine { epoch, term: 8, renewed: true };
+    first.until(raised).await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "at once: {:?}", asked.elapsed());
+    assert_eq!(api.lease()["spec"]["leaseTransitions"], 8);
+    assert_eq!(api.lease()["spec"]["holderIdentity"], "a@10.0.0.1:7800");
+    // The same term as our own has configurations that we have not made: that is above it, too. Not sooner than a
+    // minute after the last time.
+    first.overtaken.send_replace(held(8));
+    sleep(Duration::from_secs(50)).await;
+    assert!(raised(&first.standing.borrow()), "{:?}", first.standing.borrow());
+    first.until(|standing| *standing == Standing::Mine { epoch, term: 9, renewed: true }).await;
+    // What is asked for was done.
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(api.lease()["spec"]["leaseTransitions"], 9);
+    // The next leader counts on.
+    first.kill();
+    let mut second = api.candidate("b@10.0.0.2:7800");
+    assert_eq!(second.until_mine().await, (epoch, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_agent_can_hold_raises_nothing() {
+    let other = Some(Version { epoch: 1, term: 7, sequence: 5 });
+    for said in [held(RAISE_MAX + 1), held(u64::MAX), other] {
+        let api = Server::default();
+        let mut first = api.candidate("a@10.0.0.1:7800");
+        let mine = first.until_mine().await;
+        first.overtaken.send_replace(said);
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(first.until_mine().await, mine, "{said:?}");
+        assert_eq!(api.lease()["spec"]["leaseTransitions"], 0, "{said:?}");
+    }
+    let api = Server::default();
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    let (epoch, _) = first.until_mine().await;
+    first.overtaken.send_replace(held(RAISE_MAX));
+    first.until(|standing| *standing == Standing::Mine { epoch, term: RAISE_MAX + 1, renewed: true }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_restored_under_its_holder_counts_on() {
+    let api = Server::default();
+    for _ in 0..5 {
+        let mut again = api.candidate("a@10.0.0.1:7800");
+        again.until_mine().await;
+        again.kill();
+    }
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    let (epoch, term) = first.until_mine().await;
+    assert_eq!(term, 5);
+    api.restore(2);
+    first.until(|standing| *standing == Standing::Mine { epoch, term: 6, renewed: true }).await;
+    assert_eq!(api.lease()["spec"]["leaseTransitions"], 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_goes_away_with_the_deployment() {
+    let api = Server::default();
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    first.until_mine().await;
+    assert!(api.owners().is_empty(), "an operator outside of a cluster has no Deployment");
+    first.kill();
+    // One that another version has made gets its owner, once.
+    api.state.lock().unwrap().deployment = Some("d-1");
+    for _ in 0..2 {
+        let mut again = api.candidate("a@10.0.0.1:7800");
+        again.until_mine().await;
+        assert_eq!(api.owners(), ["Deployment d-1"]);
+        again.kill();
+    }
+    // An uninstallation is under way: what is made now goes away as well.
+    let mut last = api.candidate("a@10.0.0.1:7800");
+    last.until_mine().await;
+    {
+        let mut state = api.state.lock().unwrap();
+        (state.deployment, state.lease) = (None, None);
+    }
+    let made =
+        |standing: &Standing| matches!(standing, Standing::Mine { epoch, .. } if *epoch == Version::epoch_of("uid-2"));
+    last.until(made).await;
+    assert_eq!(api.owners(), ["Deployment d-1"]);
+    assert_eq!(api.lease()["metadata"]["ownerReferences"][0].get("blockOwnerDeletion"), None);
 }

@@ -19,6 +19,7 @@ struct Test {
     operator: Operator,
     news: mpsc::UnboundedReceiver<News>,
     leadership: watch::Receiver<Leadership>,
+    overtaken: watch::Receiver<Option<Version>>,
     synced: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
 }
@@ -30,12 +31,13 @@ impl Test {
         let synced = watch::Sender::new(false);
         let metrics = Arc::<Metrics>::default();
         let (said, filled) = (leadership.subscribe(), synced.subscribe());
-        let outputs =
-            Outputs { pods: Pods::default(), news: news_sender, leadership, synced, metrics: Arc::clone(&metrics) };
+        let (overtaken, asked) = watch::channel(None);
+        let (pods, counted) = (Pods::default(), Arc::clone(&metrics));
+        let outputs = Outputs { pods, news: news_sender, leadership, overtaken, synced, metrics: counted };
         let ms = Duration::from_millis;
         let timing = l7mp_fleet::Timing { debounce: ms(50), linger: ms(10_000), grace: ms(30_000) };
         let operator = Operator::new(Fleet::new(timing), outputs);
-        Test { operator, news, leadership: said, synced: filled, metrics }
+        Test { operator, news, leadership: said, overtaken: asked, synced: filled, metrics }
     }
 
     /// A gateway pod and a VirtualService for it, listed; every other kind is empty.
@@ -288,4 +290,40 @@ async fn objects_that_a_new_list_lacks_are_gone() {
     }
     let last = told.lock().unwrap().pop().unwrap();
     assert_eq!(last.config.listeners.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_ahead_of_this_leadership_waits_for_a_later_one() {
+    for (holds, is_ahead) in [
+        (Version { epoch: 9, term: 4, sequence: 0 }, true),
+        (Version { epoch: 9, term: 3, sequence: 2 }, true),
+        (Version { epoch: 9, term: 3, sequence: 1 }, false),
+        (Version { epoch: 9, term: 2, sequence: 99 }, false),
+        (Version { epoch: 8, term: 4, sequence: 0 }, false),
+    ] {
+        let mut test = Test::with_a_gateway();
+        test.operator.stand(&MINE);
+        test.turn().await;
+        assert_eq!(test.operator.fleet.sequence(), 1, "made, and nobody was told yet");
+        let told = test.connect(1, Some(holds));
+        test.turn().await;
+        assert_eq!(*test.overtaken.borrow(), is_ahead.then_some(holds));
+        assert_eq!(told.lock().unwrap().is_empty(), is_ahead, "{holds:?}");
+        if is_ahead {
+            test.operator.stand(&Standing::Mine { epoch: 9, term: 5, renewed: true });
+            test.turn().await;
+            let version = told.lock().unwrap().pop().unwrap().version;
+            assert!(holds.is_older_than(&version), "{version} after {holds}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_agents_that_are_ahead_the_foremost_counts() {
+    let mut test = Test::with_a_gateway();
+    test.operator.stand(&MINE);
+    for (term, expected) in [(6, 6), (8, 8), (7, 8)] {
+        test.connect(term, Some(Version { epoch: 9, term, sequence: 1 }));
+        assert_eq!(test.overtaken.borrow().unwrap().term, expected);
+    }
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 ///
 /// # Errors
 /// When there is no such object or it cannot be read: a clause that names it.
-pub(super) async fn of<K>(api: &Api<K>, name: &str) -> Result<OwnerReference, String>
+pub(in crate::operator) async fn of<K>(api: &Api<K>, name: &str) -> Result<OwnerReference, String>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
