@@ -38,7 +38,7 @@ pub enum Step {
     Test,
     /// The tests that need a Kubernetes, on one that is started for them
     Kubernetes,
-    /// What changes and faults cost under load, on a Kubernetes: a quarter of an hour, only when it is named
+    /// What changes and faults cost under load, on a Kubernetes: half an hour, only when it is named
     Endurance,
     /// The proxy accepts every example, and starts with it
     Examples,

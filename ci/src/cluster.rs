@@ -223,7 +223,7 @@ impl Cluster {
         self.bin.as_ref().map_or_else(|| name.into(), |bin| bin.join(name))
     }
 
-    /// kwok, which plays nodes and pods; built when it is wanted first (about two minutes).
+    /// kwok, which plays nodes and pods; built when it is wanted first (at most two minutes).
     pub fn kwok(&self) -> Result<PathBuf> {
         Programs::kwok()
     }
