@@ -6,6 +6,7 @@
 //! good, so a pod that has just gone may still pass the review; what the operator's own cache knows decides then.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -28,10 +29,13 @@ const TOKEN_MAX: usize = 16 * 1024;
 const REVIEWS_MAX: usize = 16;
 /// A review that takes longer, its wait for its turn included, could not be made.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
-/// An address from which a token was refused is not reviewed for again so soon.
+/// A token that was refused is not reviewed again for the same address so soon.
 const PENALTY: Duration = Duration::from_secs(1);
-/// Addresses under a penalty that are remembered.
-const PENALTIES_MAX: usize = 4_096;
+/// An address with so many tokens under a penalty waits with every other token, too: behind a network that translates
+/// addresses, or on a node's own, one bad pod delays no other, and who makes up tokens has few reviews made.
+const PENALTIES_OF_ADDRESS_MAX: usize = 8;
+/// Addresses with a penalty that are remembered.
+const PENALISED_MAX: usize = 4_096;
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -66,7 +70,16 @@ pub struct Review {
     pods: Arc<dyn Pods>,
     check_address: bool,
     turns: Semaphore,
-    penalties: Mutex<HashMap<IpAddr, Instant>>,
+    penalties: Mutex<HashMap<IpAddr, Vec<Penalty>>>,
+    hashes: RandomState,
+}
+
+/// A token that was refused a moment ago.
+#[derive(Clone, Copy, Debug)]
+struct Penalty {
+    /// The token is not kept, only a keyed hash of it.
+    token: u64,
+    until: Instant,
 }
 
 /// What is read of the payload of a token that was found to be good.
@@ -94,13 +107,15 @@ impl Review {
             check_address,
             turns: Semaphore::new(REVIEWS_MAX),
             penalties: Mutex::default(),
+            hashes: RandomState::new(),
         }
     }
 
     async fn judge(&self, token: String, peer: IpAddr) -> Result<Identity, Denied> {
         let peer = peer.to_canonical();
-        if self.is_penalised(peer) {
-            return Err(unavailable("another token from this address was refused within the last second"));
+        let hash = self.hashes.hash_one(&token);
+        if let Some(why) = self.penalty(peer, hash) {
+            return Err(unavailable(why));
         }
         let result = self.judge_token(token, peer).await;
         match &result {
@@ -108,7 +123,7 @@ impl Review {
                 tracing::debug!(%peer, pod = %format_args!("{}/{}", identity.namespace, identity.pod), "agent known");
             }
             Err(Denied::Refused { reason, message }) => {
-                self.penalise(peer);
+                self.penalise(peer, hash);
                 // The stream's server says it, once in a while.
                 tracing::debug!(%peer, ?reason, "agent refused: {message}");
             }
@@ -185,23 +200,32 @@ impl Review {
         Err(refused(Reason::Address, message))
     }
 
-    fn is_penalised(&self, peer: IpAddr) -> bool {
+    /// Why a token is not reviewed now.
+    fn penalty(&self, peer: IpAddr, token: u64) -> Option<&'static str> {
+        let now = Instant::now();
         let penalties = self.penalties.lock().unwrap_or_else(PoisonError::into_inner);
-        self.check_address && penalties.get(&peer).is_some_and(|until| Instant::now() < *until)
+        let live = penalties.get(&peer)?.iter().filter(|penalty| now < penalty.until);
+        if live.clone().any(|penalty| penalty.token == token) {
+            return Some("this token was refused within the last second");
+        }
+        let is_full = live.count() >= PENALTIES_OF_ADDRESS_MAX;
+        is_full.then_some("other tokens from this address were refused within the last second")
     }
 
     /// Where addresses are translated many agents share one: nobody pays for another there.
-    fn penalise(&self, peer: IpAddr) {
+    fn penalise(&self, peer: IpAddr, token: u64) {
         if !self.check_address {
             return;
         }
         let now = Instant::now();
         let mut penalties = self.penalties.lock().unwrap_or_else(PoisonError::into_inner);
-        if penalties.len() >= PENALTIES_MAX {
-            penalties.retain(|_, until| now < *until);
+        if penalties.len() >= PENALISED_MAX {
+            penalties.retain(|_, of_address| of_address.iter().any(|penalty| now < penalty.until));
         }
-        if penalties.len() < PENALTIES_MAX {
-            penalties.insert(peer, now + PENALTY);
+        if penalties.len() < PENALISED_MAX || penalties.contains_key(&peer) {
+            let of_address = penalties.entry(peer).or_default();
+            of_address.retain(|penalty| now < penalty.until && penalty.token != token);
+            of_address.push(Penalty { token, until: now + PENALTY });
         }
     }
 }

@@ -40,7 +40,11 @@ fn on_node() -> PodAddresses {
 
 /// A token of the right shape, which `exp` is read from.
 fn token() -> String {
-    let payload = URL_SAFE_NO_PAD.encode(json!({ "exp": 1_795_372_959_u64, "sub": "anything" }).to_string());
+    token_that_ends(1_795_372_959)
+}
+
+fn token_that_ends(exp: u64) -> String {
+    let payload = URL_SAFE_NO_PAD.encode(json!({ "exp": exp, "sub": "anything" }).to_string());
     format!("eyJhbGciOiJSUzI1NiJ9.{payload}.c2lnbmF0dXJl")
 }
 
@@ -283,19 +287,43 @@ async fn no_more_than_16_reviews_are_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_was_refused_waits_a_second() {
+async fn a_token_that_was_refused_waits_a_second_at_its_address() {
     let (review, mut server) = review(Some(known()), true);
     let bad = || json!({ "error": "invalid bearer token", "user": {} });
     let refused = tokio::join!(review.review(token(), ip(POD)), async { reviewed(server.next().await, bad()) }).0;
     assert_eq!(reason(refused), Reason::Invalid);
     let soon = review.review(token(), ip(POD)).await;
     assert!(is_unavailable(&soon), "{soon:?}");
-    // Others do not wait.
+    // Others do not wait, nor do other tokens from the same address.
+    let neighbour = token_that_ends(2);
+    let result = tokio::join!(review.review(neighbour, ip(POD)), async { reviewed(server.next().await, good()) }).0;
+    assert!(result.is_ok(), "{result:?}");
     let other = tokio::join!(review.review(token(), ip(OTHER_POD)), async { reviewed(server.next().await, bad()) }).0;
     assert_eq!(reason(other), Reason::Invalid);
     tokio::time::advance(PENALTY).await;
     let later = tokio::join!(review.review(token(), ip(POD)), async { reviewed(server.next().await, good()) }).0;
     assert!(later.is_ok(), "{later:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_makes_up_tokens_has_few_of_them_reviewed() {
+    let (review, mut server) = review(Some(known()), true);
+    for round in 0..3 {
+        for number in 0..PENALTIES_OF_ADDRESS_MAX as u64 {
+            let made_up = review.review(token_that_ends(1000 * round + number), ip(POD));
+            let bad = json!({ "error": "invalid bearer token", "user": {} });
+            let result = tokio::join!(made_up, async { reviewed(server.next().await, bad) }).0;
+            assert_eq!(reason(result), Reason::Invalid);
+        }
+        // Nobody is asked.
+        let next = review.review(token_that_ends(1000 * round + 999), ip(POD)).await;
+        assert!(is_unavailable(&next), "{next:?}");
+        let good_elsewhere = review.review(token(), ip(OTHER_POD));
+        let result = tokio::join!(good_elsewhere, async { reviewed(server.next().await, good()) }).0;
+        assert_eq!(reason(result), Reason::Address);
+        tokio::time::advance(PENALTY).await;
+    }
+    assert_eq!(review.penalties.lock().unwrap()[&ip(POD)].len(), PENALTIES_OF_ADDRESS_MAX);
 }
 
 #[tokio::test]
