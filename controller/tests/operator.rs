@@ -19,8 +19,11 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use l7mp_controller::operator::lease::{Candidate, Timing};
+use l7mp_link::Version;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 
 /// A leader that was killed is followed by another 15 s later.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -304,4 +307,49 @@ async fn a_leader_that_is_stopped_hands_over_and_one_that_is_killed_is_followed(
     place.until_reason("service", "ResolvedRefs", "ResolvedRefs").await;
     let kept = place.condition("service", "Accepted").await.unwrap();
     assert_eq!(kept["lastTransitionTime"], accepted["lastTransitionTime"], "it was so all the time");
+}
+
+#[tokio::test]
+async fn a_lease_of_a_backup_is_counted_up_above_what_agents_hold_and_has_an_owner() {
+    let place = Place::new().await;
+    let labels = json!({"app": "none"});
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "none"}]}});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "l7mp-operator"},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}});
+    let deployments = format!("/apis/apps/v1/namespaces/{}/deployments", place.namespace);
+    place.apply(&deployments, deployment).await;
+    let deployment = place.get(&format!("{deployments}/l7mp-operator")).await.unwrap();
+
+    let leases: Api<Lease> = Api::namespaced(place.client.clone(), &place.namespace);
+    let candidate =
+        Candidate::new(leases.clone(), "l7mp-operator", "a@127.0.0.1:1", Timing::default(), Default::default())
+            .owned_by(Api::namespaced(place.client.clone(), &place.namespace));
+    let overtaken = candidate.overtaken();
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(candidate.run(stopped));
+    let counted = async |count: i32| {
+        eventually(&format!("the Lease counts {count}"), async || {
+            let lease = leases.get_opt("l7mp-operator").await.ok()??;
+            (lease.spec.as_ref()?.lease_transitions == Some(count)).then_some(lease)
+        })
+        .await
+    };
+    let lease = counted(0).await;
+    let owners = lease.metadata.owner_references.unwrap();
+    assert_eq!((owners.len(), &json!(owners[0].uid)), (1, &deployment["metadata"]["uid"]));
+
+    let epoch = Version::epoch_of(lease.metadata.uid.as_deref().unwrap());
+    overtaken.send_replace(Some(Version { epoch, term: 7, sequence: 42 }));
+    counted(8).await;
+    // Under its holder, too.
+    eventually("the Lease is put back, between two renewals", async || {
+        let mut backup = leases.get("l7mp-operator").await.ok()?;
+        backup.spec.as_mut()?.lease_transitions = Some(3);
+        leases.replace("l7mp-operator", &kube::api::PostParams::default(), &backup).await.ok()
+    })
+    .await;
+    let lease = counted(9).await;
+    assert_eq!(lease.metadata.owner_references.unwrap(), owners, "once");
+    stop.send_replace(true);
+    running.await.unwrap();
 }
