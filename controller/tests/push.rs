@@ -106,6 +106,7 @@ impl Proxy {
             pid: 1,
             uptime_seconds: 0,
             sessions: 0,
+            failing: Vec::new(),
         }
     }
 

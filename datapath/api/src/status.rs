@@ -45,6 +45,10 @@ pub struct Info {
     /// Sessions that live now, of all workers.
     #[serde(default)]
     pub sessions: u64,
+    /// Clusters to which a connection was refused within the last minute, each with its path in the adopted document
+    /// and what the kernel said; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<Problem>,
 }
 
 /// Where an adopted configuration comes from.

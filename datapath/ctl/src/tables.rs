@@ -15,7 +15,7 @@ type RowOf = fn(&Value) -> Vec<String>;
 pub fn objects(kind: Kind, objects: &[Value]) -> Table {
     let (columns, row): (&[&'static str], RowOf) = match kind {
         Kind::Listeners => (&["NAME", "PROTOCOL", "ADDRESS", ">SESSIONS", "RULES"], listener),
-        Kind::Clusters => (&["NAME", "PROTOCOL", ">ENDPOINTS", "POLICY", ">SESSIONS"], cluster),
+        Kind::Clusters => (&["NAME", "PROTOCOL", ">ENDPOINTS", "POLICY", ">SESSIONS", "LAST ERROR"], cluster),
         Kind::Routes => (&["NAME", "CHAIN", "RETRY"], route),
         Kind::Rules => (&["NAME", "MATCH", "ACTION"], rule),
         Kind::Rulelists => (&["NAME", "RULES"], rulelist),
@@ -35,8 +35,12 @@ fn cluster(object: &Value) -> Vec<String> {
     let (protocol, _) = tagged(&object["spec"]);
     let endpoints = object["endpoints"].as_array().map_or(0, Vec::len);
     let policy = object["loadbalancer"]["policy"].as_str().unwrap_or("Trivial");
-    let sessions = text(&object["status"]["sessions"]);
-    vec![text(&object["name"]), protocol, endpoints.to_string(), policy.to_owned(), sessions]
+    let status = &object["status"];
+    let error = match (text(&status["last_error"]), status["last_error_age_ms"].as_u64()) {
+        (error, Some(age)) => format!("{} ago: {error}", time(age)),
+        (error, None) => error,
+    };
+    vec![text(&object["name"]), protocol, endpoints.to_string(), policy.to_owned(), text(&status["sessions"]), error]
 }
 
 fn route(object: &Value) -> Vec<String> {
@@ -187,7 +191,8 @@ fn word(status: &impl serde::Serialize) -> String {
 /// What runs.
 pub fn info(info: &Info) -> String {
     let limits: Vec<String> = info.limits.iter().map(|(name, limit)| format!("{name} {limit}")).collect();
-    pairs(&[
+    let failing: Vec<String> = info.failing.iter().map(ToString::to_string).collect();
+    let mut facts = vec![
         ("version", info.version.clone()),
         ("instance", info.instance.clone()),
         ("pid", info.pid.to_string()),
@@ -199,7 +204,11 @@ pub fn info(info: &Info) -> String {
         ("kernel", info.kernel.clone()),
         ("features", info.features.join(", ")),
         ("limits", limits.join("\n")),
-    ])
+    ];
+    if !failing.is_empty() {
+        facts.push(("failing", failing.join("\n")));
+    }
+    pairs(&facts)
 }
 
 /// Names and values in two columns; a value may have several lines.

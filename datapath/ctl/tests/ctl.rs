@@ -186,7 +186,9 @@ fn objects_as_tables() {
             "clusters",
             r#"[{"name":"workers","spec":{"UDP":{"port":9999}},"endpoints":[{"spec":{"address":"10.0.0.9"}}],
                 "loadbalancer":{"policy":"ConsistentHash"},"status":{"sessions":12}},
-              {"name":"echo","spec":{"Echo":{}},"status":{"sessions":0}}]"#,
+              {"name":"echo","spec":{"Echo":{}},"status":{"sessions":0}},
+              {"name":"x","spec":{"UnixDomainSocket":{}},"status":{"sessions":0,"last_error":"permission denied for /x",
+                "last_error_age_ms":4000}}]"#,
             include_str!("golden/clusters.txt"),
         ),
         (
@@ -219,7 +221,7 @@ fn objects_as_tables() {
 #[test]
 fn one_object_by_its_name() {
     let fake = Fake::always(200, r#"{"name":"ns/echo","spec":{"Echo":{}},"status":{"sessions":4}}"#);
-    let golden = "NAME     PROTOCOL  ENDPOINTS  POLICY   SESSIONS\nns/echo  Echo              0  Trivial         4\n";
+    let golden = "NAME     PROTOCOL  ENDPOINTS  POLICY   SESSIONS  LAST ERROR\nns/echo  Echo              0  Trivial         4\n";
     assert_eq!(fake.run(&["get", "cluster", "ns/echo"]), ok(golden));
     assert_eq!(fake.lines(), ["GET /api/v1/clusters/ns%2Fecho"]);
     assert_eq!(

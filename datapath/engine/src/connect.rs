@@ -55,7 +55,7 @@ impl Engine {
         };
         if !self.links.insert(Link::new(id, Phase::Opening, kind)) {
             debug_assert!(false, "{id:?} was opened before its slot was closed");
-            self.events.push_back(Event::Failed(id, SocketError::Exhausted));
+            self.events.push_back(Event::Failed { link: id, error: SocketError::Exhausted, errno: libc::EBUSY });
             return;
         }
         let started = match (transport, remote) {
@@ -168,7 +168,7 @@ impl Engine {
         if let Some(link) = self.links.get(id) {
             link.phase = Phase::Dead;
         }
-        self.events.push_back(Event::Failed(id, socket_error(errno)));
+        self.events.push_back(Event::Failed { link: id, error: socket_error(errno), errno });
     }
 
     /// Gives a link the socket of a UDP listener.

@@ -51,7 +51,14 @@ pub enum Event {
     /// `Command::Open` succeeded.
     Opened(LinkId),
     /// `Command::Open` failed. The link still wants its `Command::Close`.
-    Failed(LinkId, SocketError),
+    Failed {
+        /// Whose.
+        link: LinkId,
+        /// What kind of failure it is.
+        error: SocketError,
+        /// What the kernel said.
+        errno: i32,
+    },
     /// The peer sent FIN: nothing more arrives. Sending is still possible.
     Ended(LinkId),
     /// The socket is of no more use; nothing more arrives, what is queued was `Lost`. At most once per link.

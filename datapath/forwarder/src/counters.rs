@@ -3,7 +3,11 @@
 //! `messages_in = messages_out + dropped{reason} + held_now`, where `held_now` counts what waits in `held` and
 //! in the outboxes of the engine. Each counter has one writer, its worker; readers see it relaxed.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::address::EndpointAddr;
+use crate::time::Time;
 
 /// A counter or gauge with one writer.
 #[derive(Debug, Default)]
@@ -169,6 +173,38 @@ pub struct ScopeCounters {
     pub retries: Counter,
     /// Handshakes that failed.
     pub handshake_failures: Counter,
+    /// The last of `connect_failures` of which the kernel said why (cluster).
+    pub last_failure: LastFailure,
+}
+
+/// A connection that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What the kernel said.
+    pub errno: i32,
+    /// Where it was to go.
+    pub endpoint: EndpointAddr,
+    /// When that was.
+    pub at: Time,
+}
+
+/// The last [`Failure`], for who asks for it. Off the path of messages: it is written when a connection has failed.
+#[derive(Debug, Default)]
+#[expect(clippy::disallowed_types, reason = "the worker only tries the lock, and goes on without it")]
+pub struct LastFailure(std::sync::Mutex<Option<Failure>>);
+
+impl LastFailure {
+    /// Keeps it. The worker does not wait: while somebody reads, the one before stays.
+    pub fn set(&self, failure: Failure) {
+        if let Ok(mut last) = self.0.try_lock() {
+            *last = Some(failure);
+        }
+    }
+
+    /// A copy of it.
+    pub fn get(&self) -> Option<Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What is counted per worker.

@@ -1,7 +1,8 @@
-//! What the admin API shows of sessions.
+//! What the admin API shows of sessions, and of connections that failed.
 
 use l7mp_api::status;
 
+use crate::counters::Failure;
 use crate::forwarder::Forwarder;
 use crate::ids::{LinkId, SessionIndex};
 use crate::limits::SESSIONS_PER_TURN;
@@ -43,6 +44,16 @@ impl Forwarder {
     /// One session by its name.
     pub fn show(&self, name: &str, now: Time) -> Option<status::Session> {
         self.find(name).and_then(|index| self.describe(index, now))
+    }
+
+    /// Keeps for the admin API what the kernel said of a link that could not be connected. To be called before
+    /// [`Forwarder::failed`], which forgets the link.
+    pub fn keep_failure(&self, link: LinkId, errno: i32, now: Time) {
+        let Some((index, stage)) = self.stage_of(link) else { return };
+        let Some(stage) = self.session(index).and_then(|session| session.stages.get(stage)) else { return };
+        let successor = stage.successor.as_ref().filter(|(successor, _)| *successor == link);
+        let Some(endpoint) = successor.map(|(_, endpoint)| endpoint).or(stage.endpoint.as_ref()) else { return };
+        stage.counters.last_failure.set(Failure { errno, endpoint: endpoint.address.clone(), at: now });
     }
 
     fn describe(&self, index: SessionIndex, now: Time) -> Option<status::Session> {

@@ -25,6 +25,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -152,6 +153,7 @@ impl Admin {
         permit: OwnedSemaphorePermit,
     ) {
         if !trusted {
+            self.control.admin_refused.fetch_add(1, Ordering::Relaxed);
             warn!("a connection of another user, or of a session of this proxy, to the admin socket is refused");
         }
         self.connection(stream, Door::Unix, trusted, permit).await;
@@ -252,6 +254,7 @@ impl Admin {
             pid: std::process::id(),
             uptime_seconds: self.control.started.elapsed().as_secs(),
             sessions: self.control.session_count(),
+            failing: self.control.failing(),
         }
     }
 

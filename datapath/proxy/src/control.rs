@@ -1,7 +1,7 @@
 //! The admin thread's view of the process: the adopted configuration, the workers, and what can be asked of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use l7mp_forwarder::snapshot::compile::{Inputs, Scopes, compile};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::dns::{self, Names};
+use crate::failures::Words;
 use crate::ledger::{Ledger, ListenerSockets, Orders, SocketReport};
 use crate::worker::{Handle, Request};
 
@@ -31,6 +32,10 @@ pub struct Control {
     pub started: Instant,
     /// The workers, by number.
     pub workers: Vec<Handle>,
+    /// Puts failed connections into words.
+    pub words: Words,
+    /// Connections that the admin socket did not answer, for who made them.
+    pub admin_refused: AtomicU64,
     draining: AtomicBool,
     state: Mutex<State>,
     published: std::sync::Mutex<Published>,
@@ -126,6 +131,8 @@ impl Control {
             instance,
             started: Instant::now(),
             workers,
+            words: Words::new(ledger.unix_root()),
+            admin_refused: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             state: Mutex::new(State {
                 config: Arc::default(),
@@ -386,6 +393,12 @@ impl Control {
         for answer in answers {
             let _ = tokio::time::timeout_at(deadline, answer).await;
         }
+    }
+
+    /// Clusters whose connections failed a moment ago, each with its path in the adopted document and the reason.
+    pub fn failing(&self) -> Vec<Problem> {
+        let published = self.published();
+        self.words.failing(&published.adopted.config, &published.scopes, l7mp_engine::now())
     }
 
     /// Calls `visit` with the counters of every listener and cluster: name, then one per worker.

@@ -98,6 +98,11 @@ impl Ledger {
         Ledger { entries: HashMap::new(), next: 1, workers, settings, anywhere }
     }
 
+    /// The directory under which Unix paths live; `None`: they live where they say.
+    pub fn unix_root(&self) -> Option<Arc<OwnedFd>> {
+        self.settings.unix_root.clone()
+    }
+
     /// The Unix paths of a document that it may not have: the admin socket and what lies beside it.
     pub fn forbidden(&self, config: &Config) -> Vec<Problem> {
         forbidden::paths(config, &self.settings.admin_socket, self.settings.unix_root.as_deref())

@@ -122,7 +122,7 @@ async fn serve(
                     }
                 });
             }
-            _ = look.tick() => control.scopes(|scopes| trouble.look(scopes)),
+            _ = look.tick() => control.scopes(|scopes| trouble.look(scopes, &control.words)),
             _ = housekeeping.tick() => {
                 control.close_orphans();
                 let wanted = control.adopted().config.admin.log_level.clone();

@@ -7,6 +7,7 @@ mod cli;
 mod control;
 mod cores;
 mod dns;
+mod failures;
 mod forbidden;
 mod ledger;
 mod lifecycle;

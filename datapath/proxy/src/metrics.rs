@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use l7mp_forwarder::counters::{Counter, DropReason, EndReason, OpenTime, ScopeCounters};
 use l7mp_forwarder::snapshot::compile::Scopes;
@@ -42,6 +43,8 @@ fn process(text: &mut Text, control: &Control, version: u64) {
     text.gauge("l7mp_uptime_seconds", "Since the start of the process", control.started.elapsed().as_secs());
     text.gauge("l7mp_config_version", "Adopted configuration; 0: none yet", version);
     text.gauge("l7mp_draining", "1 while no new sessions are taken", u64::from(control.is_draining()));
+    let refused = control.admin_refused.load(Ordering::Relaxed);
+    text.counter("l7mp_admin_refused_total", "Connections to the admin socket that were refused", refused);
 }
 
 fn of_workers(text: &mut Text, workers: &[&Shared]) {

@@ -199,7 +199,10 @@ impl Worker {
                 }
             }
             Event::Opened(link) => self.forwarder.opened(link, now),
-            Event::Failed(link, error) => self.forwarder.failed(link, error, now),
+            Event::Failed { link, error, errno } => {
+                self.forwarder.keep_failure(link, errno, now);
+                self.forwarder.failed(link, error, now);
+            }
             Event::Ended(link) => self.forwarder.ended(link, now),
             Event::Broken(link, error) => self.forwarder.broken(link, error, now),
             Event::Blocked(link) => self.forwarder.blocked(link),

@@ -57,6 +57,7 @@ pub struct Seen {
     pub config: Config,
     pub puts: usize,
     pub draining: bool,
+    pub failing: Vec<Problem>,
 }
 
 /// A proxy of paper: refuses a listener on port 666.
@@ -131,6 +132,7 @@ fn info(seen: &Seen) -> Info {
         pid: 1,
         uptime_seconds: 0,
         sessions: 0,
+        failing: seen.failing.clone(),
     }
 }
 

@@ -184,7 +184,7 @@ impl World {
             }
             Event::Accepted { listener, socket } => self.accepted.push((listener, socket)),
             Event::Opened(link) => self.diary(link).opened = true,
-            Event::Failed(link, error) => self.diary(link).failed = Some(error),
+            Event::Failed { link, error, .. } => self.diary(link).failed = Some(error),
             Event::Ended(link) => self.diary(link).ended += 1,
             Event::Broken(link, error) => self.diary(link).broken.push(error),
             Event::Blocked(link) => self.diary(link).blocked += 1,

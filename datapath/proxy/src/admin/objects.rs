@@ -5,11 +5,13 @@
 //!
 //! * listener: `{address, sessions, kernel_drops}`: where it is bound (with the port that the kernel chose; null for
 //!   Unix sockets), the sessions that came in by it and live, the datagrams that the kernel dropped before us.
-//! * cluster: `{sessions}`: the sessions that use it now.
+//! * cluster: `{sessions, last_error, last_error_age_ms}`: the sessions that use it now; why the last connection to it
+//!   could not be made that the kernel refused, and how long ago that was (absent: none was).
 
 use std::collections::HashMap;
 
 use l7mp_api::Config;
+use l7mp_forwarder::counters::Failure;
 use l7mp_forwarder::snapshot::compile::Scopes;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Answer};
 use super::place::Kind;
 use crate::control::Control;
+use crate::failures;
 use crate::ledger::SocketReport;
 use crate::metrics;
 
@@ -24,6 +27,7 @@ use crate::metrics;
 struct Facts {
     listeners: HashMap<String, u64>,
     clusters: HashMap<String, u64>,
+    failures: HashMap<String, (String, u64)>,
     sockets: Vec<SocketReport>,
 }
 
@@ -45,7 +49,15 @@ impl Facts {
     async fn gather(control: &Control) -> Facts {
         let (listeners, clusters) =
             control.scopes(|Scopes { listeners, clusters }| (sessions(listeners), sessions(clusters)));
-        Facts { listeners, clusters, sockets: control.sockets() }
+        let failures = control.scopes(|scopes| {
+            let last = |(name, workers): (&String, &Vec<_>)| Some((name.clone(), failures::last(workers)?));
+            scopes.clusters.iter().filter_map(last).collect::<Vec<_>>()
+        });
+        let now = l7mp_engine::now();
+        let age = |at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+        let worded = |(name, failure): (String, Failure)| (name, (control.words.of(&failure), age(failure.at)));
+        let failures = failures.into_iter().map(worded).collect();
+        Facts { listeners, clusters, failures, sockets: control.sockets() }
     }
 
     fn listener(&self, name: &str) -> Value {
@@ -57,7 +69,11 @@ impl Facts {
     }
 
     fn cluster(&self, name: &str) -> Value {
-        json!({"sessions": self.clusters.get(name).copied().unwrap_or_default()})
+        let sessions = self.clusters.get(name).copied().unwrap_or_default();
+        match self.failures.get(name) {
+            None => json!({"sessions": sessions}),
+            Some((error, age)) => json!({"sessions": sessions, "last_error": error, "last_error_age_ms": age}),
+        }
     }
 }
 

@@ -210,6 +210,16 @@ async fn another_user_is_refused() {
     let reply = fixture.send(b"GET /api/v1/info HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(reply.status, 403);
     assert!(reply.head.contains("connection: close") && reply.errors().len() == 1, "{}", reply.head);
+    fixture.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(metrics::of(&fixture.admin.control).await.contains("\nl7mp_admin_refused_total 2\n"));
+}
+
+#[tokio::test]
+async fn who_is_answered_is_not_counted_as_refused() {
+    let fixture = serve(0, None);
+    fixture.get("/nothing").await;
+    let metrics = fixture.get("/metrics").await.body;
+    assert!(metrics.contains("\nl7mp_admin_refused_total 0\n"), "{metrics}");
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub struct Proxy {
     child: Child,
     directory: tempfile::TempDir,
     arguments: Vec<String>,
+    /// As whom it runs, and its program; `None`: as the test does.
+    user: Option<(u32, PathBuf)>,
 }
 
 /// What the admin API answered.
@@ -48,15 +51,27 @@ impl Proxy {
 
     /// The same with further arguments.
     pub fn start_with(config: &str, arguments: &[&str]) -> Proxy {
-        Proxy::start_in(new_directory(config), true, arguments)
+        Proxy::start_in(new_directory(config), true, arguments, None)
+    }
+
+    /// As this user and group, which only root can do.
+    pub fn start_as(user: u32, config: &str) -> Proxy {
+        let directory = new_directory(config);
+        // The program's own directory may be closed to that user.
+        let program = directory.path().join("l7mp-proxy");
+        std::fs::copy(env!("CARGO_BIN_EXE_l7mp-proxy"), &program).expect("the program is copied");
+        for path in [directory.path(), &directory.path().join("root")] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root gives directories away");
+        }
+        Proxy::start_in(directory, true, &["--workers", "1"], Some((user, program)))
     }
 
     /// Unix paths live where they say.
     pub fn start_without_root(config: &str) -> Proxy {
-        Proxy::start_in(new_directory(config), false, &["--workers", "1"])
+        Proxy::start_in(new_directory(config), false, &["--workers", "1"], None)
     }
 
-    fn start_in(directory: tempfile::TempDir, rooted: bool, arguments: &[&str]) -> Proxy {
+    fn start_in(directory: tempfile::TempDir, rooted: bool, arguments: &[&str], user: Option<(u32, PathBuf)>) -> Proxy {
         let place = |name: &str| directory.path().join(name).to_str().expect("a path").to_owned();
         let mut all = vec!["--bind".to_owned(), "127.0.0.1".to_owned(), "--config".to_owned(), place("config.yaml")];
         all.extend(["--admin-socket".to_owned(), place("admin/admin.sock")]);
@@ -64,8 +79,8 @@ impl Proxy {
             all.extend(["--unix-root".to_owned(), place("root")]);
         }
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        let child = spawn(&directory, &all);
-        let mut proxy = Proxy { child, directory, arguments: all };
+        let child = spawn(&directory, &all, user.as_ref());
+        let mut proxy = Proxy { child, directory, arguments: all, user };
         proxy.wait_until_ready();
         proxy
     }
@@ -78,7 +93,7 @@ impl Proxy {
     pub fn kill_and_restart(&mut self) {
         self.child.kill().expect("the proxy is ours");
         self.child.wait().expect("the proxy is ours");
-        self.child = spawn(&self.directory, &self.arguments);
+        self.child = spawn(&self.directory, &self.arguments, self.user.as_ref());
         self.wait_until_ready();
     }
 
@@ -232,9 +247,15 @@ fn new_directory(config: &str) -> tempfile::TempDir {
     directory
 }
 
-fn spawn(directory: &tempfile::TempDir, arguments: &[String]) -> Child {
+fn spawn(directory: &tempfile::TempDir, arguments: &[String], user: Option<&(u32, PathBuf)>) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(directory.path().join("log")).expect("a log");
-    Command::new(env!("CARGO_BIN_EXE_l7mp-proxy"))
+    let own = Path::new(env!("CARGO_BIN_EXE_l7mp-proxy"));
+    let mut command = Command::new(user.map_or(own, |(_, program)| program));
+    if let Some((user, _)) = user {
+        // Giving up root's user gives up its groups too.
+        command.uid(*user).gid(*user);
+    }
+    command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log"))
