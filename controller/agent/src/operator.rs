@@ -113,6 +113,9 @@ impl Caller {
         if !standing.trouble.is_empty() {
             tell(&mut link, Report::Trouble(standing.trouble.clone())).await;
         }
+        if let Some(later) = &standing.later {
+            tell(&mut link, later.clone()).await;
+        }
         loop {
             tokio::select! {
                 told = link.next() => match told? {
@@ -137,6 +140,9 @@ impl Caller {
                     }
                     if let Some((_, report)) = now.outcome.as_ref().filter(|_| now.outcome != standing.outcome) {
                         tell(&mut link, report.clone()).await;
+                    }
+                    if let Some(later) = now.later.as_ref().filter(|_| now.later != standing.later) {
+                        tell(&mut link, later.clone()).await;
                     }
                     standing = now;
                 }

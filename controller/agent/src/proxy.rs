@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use l7mp_admin::{AdminError, AdminSocket};
 use l7mp_api::Problem;
@@ -19,6 +19,8 @@ use crate::state::State;
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two attempts to give a restarted proxy back what it had, when it refuses that.
 const REFUSED_LOOK: Duration = Duration::from_secs(5);
+/// Between two reports of the same failing clusters, whose reasons may change with every connection.
+const FAILING_AGAIN: Duration = Duration::from_secs(30);
 
 /// A configuration that came from the operator, or from the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Standing {
     pub trouble: String,
     /// What it said to what came last: the arrival, and the report.
     pub outcome: Option<(u64, Report)>,
+    /// What it says later of what it runs: that connections of a cluster fail, or no longer do.
+    pub later: Option<Report>,
 }
 
 /// What the proxy acknowledged last.
@@ -55,6 +59,12 @@ pub struct Standing {
 struct Acknowledged {
     wanted: Arc<Wanted>,
     proxy: Proxy,
+    /// What the proxy said of the document.
+    warnings: Vec<Problem>,
+    /// Clusters whose connections fail, as last reported.
+    failing: Vec<Problem>,
+    /// When that was.
+    failing_at: Instant,
 }
 
 impl Acknowledged {
@@ -87,7 +97,8 @@ impl Keeper {
     ) -> Keeper {
         let acknowledged = last.map(|last| {
             let Saved { version, pod, proxy, drain, origins, document } = last;
-            Acknowledged { wanted: Arc::new(Wanted { arrival: 0, version, pod, document, origins, drain }), proxy }
+            let wanted = Arc::new(Wanted { arrival: 0, version, pod, document, origins, drain });
+            Acknowledged { wanted, proxy, warnings: Vec::new(), failing: Vec::new(), failing_at: Instant::now() }
         });
         let keeper = Keeper { admin, saved, wanted, standing, state, acknowledged, refused: None };
         keeper.publish_acknowledged();
@@ -135,6 +146,7 @@ impl Keeper {
         if !self.acknowledged.as_ref().is_some_and(|last| last.is_in_force(&info) && !is_new) {
             return self.push(&info, wanted, is_new).await;
         }
+        self.tell_failing(info.failing);
         if wanted.drain && !info.draining {
             let draining = self.admin.drain().await?;
             tracing::info!(sessions = draining.sessions, "the pod is being deleted: the proxy drains");
@@ -169,8 +181,15 @@ impl Keeper {
                 }
                 self.state.ready.store(true, Relaxed);
                 let proxy = Proxy { instance: info.instance.clone(), config_version: applied.version };
-                let report = Report::Applied { version, warnings: applied.warnings };
-                self.acknowledge(Acknowledged { wanted: Arc::clone(&wanted), proxy }, is_new.then_some(report));
+                let report = Report::Applied { version, warnings: applied.warnings.clone() };
+                let acknowledged = Acknowledged {
+                    wanted: Arc::clone(&wanted),
+                    proxy,
+                    warnings: applied.warnings,
+                    failing: Vec::new(),
+                    failing_at: Instant::now(),
+                };
+                self.acknowledge(acknowledged, is_new.then_some(report));
                 // Whether it drains is looked at next.
                 Ok(Duration::ZERO)
             }
@@ -203,7 +222,7 @@ impl Keeper {
         if let Some(report) = report {
             self.standing.send_modify(|standing| standing.outcome = Some((arrival, report)));
         }
-        let Some(Acknowledged { wanted, proxy }) = &self.acknowledged else { return };
+        let Some(Acknowledged { wanted, proxy, .. }) = &self.acknowledged else { return };
         let Wanted { version, pod, document, origins, drain, .. } = (**wanted).clone();
         let saved = Saved { version, pod, proxy: proxy.clone(), drain, origins, document };
         if let Err(error) = saved.write(&self.saved) {
@@ -211,6 +230,20 @@ impl Keeper {
             let path = self.saved.display();
             tracing::error!("cannot write --saved {path}: {error}; a restart will need the operator");
         }
+    }
+
+    /// Reports the clusters whose connections fail when they are others than before, or fail for another reason: as
+    /// warnings beside those that the proxy had of the document.
+    fn tell_failing(&mut self, failing: Vec<Problem>) {
+        let Some(last) = self.acknowledged.as_mut().filter(|last| last.failing != failing) else { return };
+        let same = last.failing.iter().map(|problem| &problem.path).eq(failing.iter().map(|problem| &problem.path));
+        if same && last.failing_at.elapsed() < FAILING_AGAIN {
+            return;
+        }
+        (last.failing, last.failing_at) = (failing, Instant::now());
+        let warnings = last.warnings.iter().chain(&last.failing).cloned().collect();
+        let report = Report::Applied { version: last.wanted.version, warnings };
+        self.standing.send_modify(|standing| standing.later = Some(report));
     }
 
     fn publish_acknowledged(&self) {

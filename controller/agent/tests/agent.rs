@@ -121,6 +121,31 @@ async fn without_an_operator_a_proxy_gets_what_it_acknowledged_last() {
 }
 
 #[tokio::test]
+async fn clusters_whose_connections_fail_are_reported_and_so_is_their_end() {
+    let pod = Pod::new();
+    let _proxy = pod.proxy.start("first");
+    let mut operator = pod.operator().await;
+    let _agent = pod.agent(operator.address);
+    let (_, sender) = operator.connected().await;
+    sender.try_send(configuration(1, 9001)).unwrap();
+    operator.applied(version(1)).await;
+    let problem = |text: &str| l7mp_api::Problem::new("clusters[0]", text);
+    let report = |warnings: &[l7mp_api::Problem]| Report::Applied { version: version(1), warnings: warnings.to_vec() };
+    let fail = |problems: &[l7mp_api::Problem]| pod.proxy.seen.lock().unwrap().failing = problems.to_vec();
+
+    fail(&[problem("connections fail: permission denied")]);
+    assert_eq!(operator.report().await, report(&[problem("connections fail: permission denied")]));
+    // Another operator hears it as well.
+    let address = operator.address;
+    drop(operator);
+    let mut operator = Operator::start(Some(address), &pod.paper, &pod.material).await;
+    let (_, _sender) = operator.connected().await;
+    assert_eq!(operator.report().await, report(&[problem("connections fail: permission denied")]));
+    fail(&[]);
+    assert_eq!(operator.report().await, report(&[]));
+}
+
+#[tokio::test]
 async fn what_is_kept_of_another_pod_or_cannot_be_read_is_left_alone() {
     let pod = Pod::new();
     let golden = include_str!("../../../datapath/ctl/tests/golden/saved.json");

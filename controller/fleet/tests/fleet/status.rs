@@ -178,6 +178,16 @@ fn warnings_of_a_proxy_are_passed_on() {
     assert_eq!(verdict(status, "Ready"), "True Ready");
     let message = &condition(status, "Programmed").message;
     assert!(message.contains("default/g1") && message.contains("spec.listener.rules: boundaries"), "{message}");
+    // It may say something else later of what it runs, and then nothing.
+    for (later, expected) in [(vec![problem("listeners[0]", "connections fail")], true), (Vec::new(), false)] {
+        bench.fleet.acknowledge(&push.proxy, push.sequence, later, bench.now);
+        bench.turn();
+        let status = bench.status(&vsvc("v"));
+        assert_eq!(verdict(status, "Ready"), "True Ready");
+        let message = &condition(status, "Programmed").message;
+        assert_eq!(message.contains("spec.listener: connections fail"), expected, "{message}");
+        assert!(!message.contains("boundaries"), "{message}");
+    }
 }
 
 /// The status that the API server has when a new leader starts.
