@@ -44,6 +44,9 @@ pub struct ServicePort {
     /// `TCP` (the default), `UDP` or `SCTP`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    /// What is spoken over it: `kubernetes.io/ws` is WebSocket, `kubernetes.io/wss` is refused, others mean nothing here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_protocol: Option<String>,
     /// The port of the Service's own address.
     pub port: u16,
     /// The port of the pods, by number or name; absent: `port`.

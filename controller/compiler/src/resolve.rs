@@ -226,6 +226,11 @@ fn parse(text: &str, kind: Kind, from: &str) -> Result<ObjectId, Fault> {
     reference::parse(text, kind, from).map_err(|error| Fault::new(Reason::InvalidReference, error.to_string()))
 }
 
+/// The `appProtocol` of a port that speaks WebSocket.
+pub(crate) const WEBSOCKET: &str = "kubernetes.io/ws";
+/// The same over TLS.
+const WEBSOCKET_TLS: &str = "kubernetes.io/wss";
+
 /// The port of a Service that a reference means, if it can be dialled.
 fn port<'w>(id: &ObjectId, service: &'w Service, wanted: Option<&str>) -> Result<&'w ServicePort, Fault> {
     if service.spec.kind.as_deref() == Some("ExternalName") {
@@ -256,6 +261,14 @@ fn port<'w>(id: &ObjectId, service: &'w Service, wanted: Option<&str>) -> Result
         }
     };
     match port.protocol.as_deref() {
+        None | Some("" | "TCP" | "UDP") if port.app_protocol.as_deref() == Some(WEBSOCKET_TLS) => {
+            let message = format!(
+                "port {} of {id} has appProtocol {WEBSOCKET_TLS}, and TLS is not supported yet: let the Service's pods \
+                 speak WebSocket without it, on a port with appProtocol {WEBSOCKET}",
+                describe(port)
+            );
+            Err(Fault::new(Reason::UnsupportedService, message))
+        }
         None | Some("" | "TCP" | "UDP") => Ok(port),
         Some(protocol) => {
             let message = format!("port {} of {id} is {protocol}, and only UDP and TCP can be dialled", describe(port));

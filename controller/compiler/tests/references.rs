@@ -129,6 +129,7 @@ fn what_cannot_be_dialled_says_why() {
     let zero = refused("x", &listener("name: x", "UDP: {port: 0}"));
     assert!(zero.0 == Reason::RefNotUsable && zero.1.contains("port 0, which the kernel chooses"), "{}", zero.1);
     let external = service("name: x", "type: ExternalName, ports: [{port: 80}]");
+    let tls = service("name: x", "ports: [{name: web, port: 443, appProtocol: kubernetes.io/wss}]");
     let sctp = service("name: x", "ports: [{port: 80, protocol: SCTP}]");
     let two = service("name: x", "ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}]");
     let none = service("name: x", "clusterIP: None");
@@ -144,6 +145,13 @@ fn what_cannot_be_dialled_says_why() {
             &sctp,
             Reason::UnsupportedService,
             "port SCTP 80 of Service default/x is SCTP, and only UDP and TCP can be dialled",
+        ),
+        (
+            "x",
+            &tls,
+            Reason::UnsupportedService,
+            "port web (TCP 443) of Service default/x has appProtocol kubernetes.io/wss, and TLS is not supported yet: let \
+             the Service's pods speak WebSocket without it, on a port with appProtocol kubernetes.io/ws",
         ),
         (
             "x",
@@ -221,6 +229,37 @@ fn a_service_of_ipv6_alone_or_of_dns_names_is_dialled_there() {
             )
         );
         assert_eq!(endpoints(cluster(&compiled(&gateway("x", &others)), "default/x:80")), [address]);
+    }
+}
+
+#[test]
+fn the_app_protocol_of_a_port_makes_it_a_websocket() {
+    for (port, expected) in [
+        ("port: 80, appProtocol: kubernetes.io/ws", "WebSocket"),
+        ("port: 80, protocol: TCP, appProtocol: kubernetes.io/ws", "WebSocket"),
+        ("port: 80", "TCP"),
+        ("port: 80, appProtocol: http", "TCP"),
+        ("port: 80, appProtocol: example.com/kubernetes.io/ws", "TCP"),
+        ("port: 80, protocol: UDP, appProtocol: kubernetes.io/ws", "UDP"),
+    ] {
+        let others = format!(
+            "{}{}",
+            service("name: x", &format!("ports: [{{{port}}}]")),
+            slice(
+                "name: x-1, labels: {kubernetes.io/service-name: x}",
+                "addressType: IPv4, ports: [{port: 8080}], endpoints: [{addresses: [10.0.1.1]}]"
+            )
+        );
+        let compiled = compiled(&gateway("x", &others));
+        let dialled = cluster(&compiled, "default/x:80");
+        let (spoken, number) = match &dialled.spec {
+            ClusterSpec::WebSocket(web) => ("WebSocket", web.port),
+            ClusterSpec::Tcp(tcp) => ("TCP", tcp.port),
+            ClusterSpec::Udp(udp) => ("UDP", udp.port),
+            other => panic!("{port}: {other:?}"),
+        };
+        assert_eq!((spoken, number), (expected, Some(8080)), "{port}");
+        assert_eq!(endpoints(dialled), ["10.0.1.1"], "{port}");
     }
 }
 

@@ -10,6 +10,7 @@ use super::Build;
 use super::endpoint::{Candidate, State};
 use crate::dependencies::Key;
 use crate::object::{Kind, Object, ObjectId, PodName};
+use crate::resolve::WEBSOCKET;
 
 /// What a cluster that dials a Service comes from.
 pub(super) const PORTS: &str = "spec.ports";
@@ -46,6 +47,13 @@ impl<'w> Build<'w> {
         let number = default.or_else(|| numeric_target(port));
         let spec = match port.protocol.as_deref() {
             Some("UDP") => ClusterSpec::Udp(api::UdpCluster { port: number, bind: None, gro: true }),
+            _ if port.app_protocol.as_deref() == Some(WEBSOCKET) => ClusterSpec::WebSocket(api::WebSocketCluster {
+                port: number,
+                path: None,
+                host: None,
+                subprotocol: None,
+                payload: api::WebSocketPayload::default(),
+            }),
             _ => ClusterSpec::Tcp(api::TcpCluster { port: number, bind: None, framing: api::Framing::Raw }),
         };
         (spec, candidates)
