@@ -111,12 +111,13 @@ fn a_websocket_that_is_left_is_closed_when_its_time_is_over() {
 /// Any of these ended the session, or nothing, when the link was a stage's present one.
 #[test]
 fn the_end_of_a_link_that_was_left_is_its_own_affair() {
-    let end: [(fn(&mut Bench, LinkId), CloseHow); 3] = [
+    type End = fn(&mut Bench, LinkId);
+    let ends: [(End, CloseHow); 3] = [
         (|bench, old| bench.ended(old), CloseHow::Flush),
         (|bench, old| bench.broken(old), CloseHow::Abort),
         (|bench, old| assert!(bench.bytes(old, &[b'x'; 70_000]).is_some()), CloseHow::Flush),
     ];
-    for (end, how) in end {
+    for (end, how) in ends {
         let (mut bench, old, new) = moved(LINES);
         end(&mut bench, old);
         assert_eq!((bench.close_of(old), bench.asked.len(), bench.sessions()), (Some(how), 0, 1));
