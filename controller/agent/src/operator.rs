@@ -19,6 +19,9 @@ use crate::state::State;
 
 /// How often the token's file is looked at: the kubelet replaces it after four fifths of its life.
 const TOKEN_LOOK: Duration = Duration::from_secs(2);
+/// An operator that has not named another one for so long takes the stream, though it may have nothing to say: its
+/// proxy has what it should.
+const TAKEN: Duration = Duration::from_secs(1);
 /// A stream that has lasted so long has worked.
 const WORKED: Duration = Duration::from_secs(5);
 /// How often a replica may name another one before the operator's own name is tried again.
@@ -116,15 +119,14 @@ impl Caller {
         if let Some(later) = &standing.later {
             tell(&mut link, later.clone()).await;
         }
+        let taken = tokio::time::Instant::now() + TAKEN;
         loop {
             tokio::select! {
+                () = tokio::time::sleep_until(taken), if !self.state.connected.load(Relaxed) => self.taken(dial),
                 told = link.next() => match told? {
                     Told::Elsewhere(address) => return Ok(address),
                     Told::Configuration(received) => {
-                        if !self.state.connected.swap(true, Relaxed) {
-                            tracing::info!(operator = dial, "the operator takes this stream");
-                            self.state.connects.fetch_add(1, Relaxed);
-                        }
+                        self.taken(dial);
                         if let Some(report) = self.take(received, &pod) {
                             tell(&mut link, report).await;
                         }
@@ -158,6 +160,14 @@ impl Caller {
                     Err(error) => tracing::debug!("{error}"),
                 },
             }
+        }
+    }
+
+    /// The operator takes this stream; it is said and counted once.
+    fn taken(&self, dial: &str) {
+        if !self.state.connected.swap(true, Relaxed) {
+            tracing::info!(operator = dial, "the operator takes this stream");
+            self.state.connects.fetch_add(1, Relaxed);
         }
     }
 

@@ -267,18 +267,43 @@ async fn metrics_say_what_happened() {
     let (_, sender) = operator.connected().await;
     sender.try_send(configuration(7, 9001)).unwrap();
     operator.applied(version(7)).await;
-    let address = pod.http;
-    let text = tokio::task::spawn_blocking(move || {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    });
-    let text = soon("metrics", text).await.unwrap();
+    let text = pod.metrics().await;
     for line in ["connected 1", "acknowledged_sequence 7", "ready 1", "connects_total 1", "pushes_total 1"] {
         assert!(text.contains(&format!("\nl7mp_agent_{line}\n")), "{line}: {text}");
     }
     assert_eq!(pod.paper.reviewed.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_operator_that_has_nothing_to_say_is_one_that_the_agent_is_connected_to() {
+    let pod = Pod::new();
+    let _proxy = pod.proxy.start("first");
+    let mut operator = pod.operator().await;
+    let _agent = pod.agent(operator.address);
+    let (_, sender) = operator.connected().await;
+    sender.try_send(configuration(1, 9001)).unwrap();
+    operator.applied(version(1)).await;
+    let address = operator.address;
+    drop((operator, sender));
+    pod.shows("connected 0").await;
+    // The proxy has what it should: it is told nothing more.
+    let mut operator = Operator::start(Some(address), &pod.paper, &pod.material).await;
+    let (holds, _sender) = operator.connected().await;
+    assert_eq!(holds, Some(version(1)));
+    pod.shows("connected 1").await;
+    pod.shows("connects_total 2").await;
+    pod.shows("configurations_total 1").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_names_the_leader_is_not_one_that_the_agent_is_connected_to() {
+    let pod = Pod::new();
+    let _proxy = pod.proxy.start("first");
+    let first = pod.operator().await;
+    let mut second = pod.operator().await;
+    first.leadership.send_replace(Leadership::There { address: second.address.to_string() });
+    let _agent = pod.agent(first.address);
+    let (_, _sender) = second.connected().await;
+    pod.shows("connected 1").await;
+    pod.shows("connects_total 1").await;
 }

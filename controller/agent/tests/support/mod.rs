@@ -23,7 +23,8 @@ use l7mp_link::server::{
     Authority, BoxFuture, Counters, Denied, FromAgent, Identity, Leadership, Reason, Sender, Server, Timing,
 };
 use l7mp_link::{Configuration, Origin, Report, Version};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -371,6 +372,28 @@ impl Pod {
     pub async fn check(&self) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_l7mp-agent"));
         command.arg("check").arg("--http").arg(self.http.to_string()).output().await.unwrap()
+    }
+
+    /// What the agent shows at `/metrics`; empty when it does not answer.
+    pub async fn metrics(&self) -> String {
+        let Ok(mut stream) = TcpStream::connect(self.http).await else { return String::new() };
+        let mut text = String::new();
+        let asked = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        if asked.is_err() || stream.read_to_string(&mut text).await.is_err() {
+            return String::new();
+        }
+        text
+    }
+
+    /// Waits until the agent's metrics have this line, without its prefix.
+    pub async fn shows(&self, line: &str) {
+        let wanted = format!("\nl7mp_agent_{line}\n");
+        soon(&format!("the metrics show {line}"), async {
+            while !self.metrics().await.contains(&wanted) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 
     /// Waits until `l7mp-agent check` ends with this code.
