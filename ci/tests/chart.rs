@@ -27,7 +27,7 @@ const EVERYTHING: &[&str] = &[
     "ingress.seccompProfile.type=Localhost",
     "ingress.seccompProfile.localhostProfile=profiles/l7mp.json",
     "ingress.metrics.proxy=$(HOST_IP):7803",
-    "ingress.metrics.agent=127.0.0.1:7802",
+    "ingress.metrics.agent=$(HOST_IP):7812",
     "ingress.privilegedPorts=true",
     "ingress.workers=null",
     "ingress.drainSeconds=20",
@@ -322,7 +322,6 @@ fn options_do_what_they_say() {
     );
     assert_eq!(proxy["image"], "registry.example:5000/l7mp:0.2.0");
     assert!(array(&proxy["env"]).iter().any(|variable| name(variable) == "HOST_IP"));
-    assert_eq!(texts(&container(gateway, "l7mp-agent")["args"]).last(), Some(&"--http=127.0.0.1:7802"));
     assert_eq!(gateway["terminationGracePeriodSeconds"], 30);
     // The kernel gives capabilities to no user but root here; proxy and agent have to be the same one.
     assert_eq!(gateway["securityContext"]["runAsUser"], 0);
@@ -340,6 +339,24 @@ fn options_do_what_they_say() {
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     let ports = array(&rendered.get("Service", "l7mp-operator")["spec"]["ports"]);
     assert!(ports.iter().any(|port| port["name"] == monitor["spec"]["endpoints"][0]["port"]));
+}
+
+/// The probe runs with the environment of its container, and not with its arguments.
+#[test]
+fn the_agents_probe_asks_where_the_agent_listens() {
+    for address in ["127.0.0.1:7812", "$(HOST_IP):7812", "[$(HOST_IP)]:7812"] {
+        let Some(rendered) = Rendered::with(&[&format!("ingress.metrics.agent={address}")]) else { return };
+        let agent = container(pod(rendered.get("DaemonSet", "l7mp-ingress")), "l7mp-agent");
+        assert_eq!(texts(&agent["readinessProbe"]["exec"]["command"]), ["/usr/bin/l7mp-agent", "check"]);
+        assert!(texts(&agent["args"]).iter().all(|argument| !argument.starts_with("--http")), "{agent}");
+        let variables: Vec<_> = array(&agent["env"]).iter().map(name).collect();
+        assert_eq!(variables, ["RUST_LOG", "HOST_IP", "L7MP_HTTP"], "$(HOST_IP) is known to those after it");
+        assert_eq!(agent["env"][1]["valueFrom"]["fieldRef"]["fieldPath"], "status.hostIP");
+        assert_eq!(agent["env"][2]["value"], address);
+    }
+    let Some(rendered) = Rendered::with(&[]) else { return };
+    let agent = container(pod(rendered.get("DaemonSet", "l7mp-ingress")), "l7mp-agent");
+    assert_eq!(array(&agent["env"]).iter().map(name).collect::<Vec<_>>(), ["RUST_LOG"], "both have one default");
 }
 
 #[test]
