@@ -288,7 +288,7 @@ pub struct UnixCluster {
     pub framing: Framing,
 }
 
-/// One server of a cluster: `{name, spec: {address | filename, port, weight}, draining}`.
+/// One server of a cluster: `{name, spec: {address | filename, port, weight}, ready, draining}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// For status and messages; not part of its identity.
@@ -297,7 +297,9 @@ pub struct Endpoint {
     pub at: EndpointAt,
     /// Relative share of the sessions, 1..=1000 (default 1).
     pub weight: u32,
-    /// Takes no new sessions, keeps its own.
+    /// Takes new sessions (default); if not, it keeps its own, for as long as they like.
+    pub ready: bool,
+    /// Is going away: takes no new sessions, keeps its own for the cluster's `drain_timeout`.
     pub draining: bool,
 }
 

@@ -267,6 +267,7 @@ impl ToValue for Endpoint {
         Object::default()
             .set_some("name", self.name.as_deref())
             .set("spec", spec.set_other("weight", self.weight, 1))
+            .set_other("ready", self.ready, true)
             .set_other("draining", self.draining, false)
             .into()
     }

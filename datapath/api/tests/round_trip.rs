@@ -150,7 +150,7 @@ fn endpoint(dice: &mut Dice, on_disk: bool, index: usize) -> Endpoint {
         EndpointAt::Address { address: format!("{index}{host}"), port: dice.maybe(Dice::port) }
     };
     let name = dice.maybe(|_| format!("endpoint-{index}"));
-    Endpoint { name, at, weight: 1 + dice.below(1_000) as u32, draining: dice.below(2) == 0 }
+    Endpoint { name, at, weight: 1 + dice.below(1_000) as u32, ready: dice.below(2) == 0, draining: dice.below(2) == 0 }
 }
 
 fn cluster_ref(dice: &mut Dice) -> Ref<Cluster> {

@@ -33,8 +33,19 @@ pub struct Candidate {
     pub identity: String,
     /// Its share of new sessions relative to the others; 0 for none.
     pub weight: u32,
-    /// It serves new sessions only when nothing but draining endpoints is left.
-    pub draining: bool,
+    /// It serves new sessions when nobody of a better standing has a share of them.
+    pub standing: Standing,
+}
+
+/// Whether an endpoint takes new sessions; the better comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It does.
+    Ready,
+    /// Not for now. Its own sessions stay.
+    Unready,
+    /// It is going away. Its own sessions stay for the cluster's `drain_timeout`.
+    Draining,
 }
 
 /// Picks endpoints of one cluster.
@@ -59,14 +70,14 @@ enum Picker {
 const ROUND_MAX: u64 = 65_536;
 
 impl Balancer {
-    /// A balancer over the candidates that are not draining, or over all when only draining ones are left.
+    /// A balancer over the candidates of the best standing that is there: draining ones serve when only they are left.
     ///
     /// # Errors
     ///
     /// When the policy's table size is not a prime, or too small for so many endpoints.
     pub fn new(policy: Policy, candidates: &[Candidate]) -> Result<Balancer, TableError> {
-        let none_left = candidates.iter().all(|candidate| candidate.draining || candidate.weight == 0);
-        let weight = |candidate: &Candidate| if candidate.draining && !none_left { 0 } else { candidate.weight };
+        let best = candidates.iter().filter(|candidate| candidate.weight > 0).map(|candidate| candidate.standing).min();
+        let weight = |candidate: &Candidate| if Some(candidate.standing) == best { candidate.weight } else { 0 };
         let weights: Vec<u32> = candidates.iter().map(weight).collect();
         let picker = match (policy, weights.iter().position(|&weight| weight > 0)) {
             (Policy::ConsistentHash { slots }, _) => {
@@ -135,7 +146,7 @@ mod tests {
         let candidate = |&(identity, weight, draining): &(&str, u32, bool)| Candidate {
             identity: identity.to_owned(),
             weight,
-            draining,
+            standing: if draining { Standing::Draining } else { Standing::Ready },
         };
         of.iter().map(candidate).collect()
     }
@@ -179,6 +190,16 @@ mod tests {
         let candidates = candidates(&[("a", 0, false), ("b", 1, true)]);
         for policy in [HASH, Policy::RoundRobin, Policy::Trivial] {
             assert_eq!(picks(policy, &candidates), [0, 1000], "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn unready_endpoints_serve_before_draining_ones() {
+        let mut candidates = candidates(&[("a", 1, true), ("b", 1, false), ("c", 1, false)]);
+        candidates[1].standing = Standing::Unready;
+        for policy in [HASH, Policy::RoundRobin, Policy::Trivial] {
+            assert_eq!(picks(policy, &candidates), [0, 0, 1000], "{policy:?}");
+            assert_eq!(picks(policy, &candidates[..2]), [0, 1000], "{policy:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::forwarder::Forwarder;
 use crate::ids::{LinkId, SessionIndex};
-use crate::limits::MOVE_LINGER;
+use crate::limits::{IDLE_TIMEOUT_DATAGRAM, MOVE_LINGER};
 use crate::links::Phase;
 use crate::session::StageWait;
 use crate::snapshot::Endpoint;
@@ -16,10 +16,17 @@ impl Forwarder {
     /// Opens a stage to a new endpoint while the old one, which is draining, still serves.
     pub(crate) fn move_stage(&mut self, index: SessionIndex, stage: usize, now: Time) {
         let chosen = self.choose(index, stage);
-        let Some((_, retry)) = self.session_and_retry(index) else { return };
+        let Some((session, retry)) = self.session_and_retry(index) else { return };
+        let Some(entry) = session.stages.get(stage) else { return };
+        if !self.snapshot.clusters.contains_key(&entry.cluster.name) {
+            return self.hear_forgotten(index, stage, now);
+        }
+        let is_ending = self.links.get(entry.link).is_some_and(|link| link.write_ended || link.read_ended);
         let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
         entry.move_at = None;
         match entry.waits {
+            // What was asked of this endpoint, no other can answer.
+            StageWait::Nothing if is_ending => return,
             StageWait::Nothing => {}
             // Its next attempt avoids endpoints that drain.
             StageWait::Retry(_) => return,
@@ -32,12 +39,29 @@ impl Forwarder {
             entry.move_at = Some(now + retry.timeout);
             return self.release(late, CloseHow::Abort);
         }
+        // While there is nowhere to go, it is asked again.
+        entry.move_at = Some(now + retry.timeout);
         let Some((cluster, endpoint)) = chosen.filter(|(_, endpoint)| !same(&entry.endpoint, endpoint)) else { return };
         let Some(link) = self.new_stage_link(index, &cluster, now) else { return };
         let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
         entry.successor = Some((link, Arc::clone(&endpoint)));
-        entry.move_at = Some(now + retry.timeout);
         self.connect(link, &cluster, &endpoint);
+    }
+
+    /// A stage whose cluster left the configuration stays while its endpoint lives. Of a datagram endpoint nobody would
+    /// say that it has gone: one that is silent for too long is taken for that.
+    fn hear_forgotten(&mut self, index: SessionIndex, stage: usize, now: Time) {
+        let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
+        entry.move_at = None;
+        let (link, is_ready) = (entry.link, entry.waits == StageWait::Nothing);
+        let Some(link) = self.links.get(link).filter(|link| link.lossy && is_ready) else { return };
+        let until = link.last_seen + IDLE_TIMEOUT_DATAGRAM;
+        if until <= now {
+            return self.removed(index, stage, now);
+        }
+        if let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) {
+            entry.move_at = Some(until);
+        }
     }
 
     /// The successor of a stage is ready: it takes the stage's place in the ring, and the former link is only heard.

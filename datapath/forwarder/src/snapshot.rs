@@ -13,7 +13,7 @@ use std::time::Duration;
 use l7mp_api::config::{Bind, Framing, Retry, Rewrite, UnixKind, WebSocketPayload};
 
 use crate::address::EndpointAddr;
-use crate::balance::Balancer;
+use crate::balance::{Balancer, Standing};
 use crate::counters::{Counter, ScopeCounters};
 use crate::ids::ListenerId;
 
@@ -204,8 +204,8 @@ pub struct Endpoint {
     pub name: Option<String>,
     /// Relative share of the sessions.
     pub weight: u32,
-    /// Takes no new sessions.
-    pub draining: bool,
+    /// Who goes first when a session is balanced.
+    pub standing: Standing,
 }
 
 impl Cluster {

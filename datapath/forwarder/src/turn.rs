@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::balance::Standing;
 use crate::codec::websocket::handshake::Refusal;
 use crate::counters::{DropReason, EndReason};
 use crate::forwarder::Forwarder;
 use crate::ids::SessionIndex;
-use crate::limits::SESSIONS_PER_TURN;
+use crate::limits::{IDLE_TIMEOUT_DATAGRAM, SESSIONS_PER_TURN};
 use crate::links::LinkKind;
 use crate::session::{SessionState, StageWait};
 use crate::snapshot::{Cluster, Endpoint, Snapshot};
@@ -19,9 +20,11 @@ enum Judgement {
     Unchanged,
     /// The endpoint stays.
     Kept(Arc<Cluster>),
+    /// The cluster left the configuration, and the session keeps the route that it opened with.
+    Forgotten,
     /// It stays, but is draining.
     Draining(Arc<Cluster>),
-    /// It is gone.
+    /// It is no longer one of the cluster's.
     Gone,
 }
 
@@ -159,6 +162,9 @@ impl Forwarder {
         let Some(entry) = self.session_mut(index).and_then(|session| session.stages.get_mut(stage)) else { return };
         match judgement {
             Judgement::Unchanged => {}
+            Judgement::Forgotten => {
+                entry.move_at = entry.move_at.or(Some(now + IDLE_TIMEOUT_DATAGRAM));
+            }
             Judgement::Kept(cluster) => {
                 entry.cluster = cluster;
                 entry.move_at = None;
@@ -168,7 +174,9 @@ impl Forwarder {
             }
             Judgement::Draining(cluster) => {
                 entry.move_at = entry.move_at.or(cluster.drain_timeout.map(|timeout| now + timeout));
-                let serves = |endpoint: &Endpoint| cluster.endpoint(&endpoint.address).is_some_and(|now| !now.draining);
+                let serves = |endpoint: &Endpoint| {
+                    cluster.endpoint(&endpoint.address).is_some_and(|now| now.standing != Standing::Draining)
+                };
                 if let Some((late, _)) = entry.successor.take_if(|(_, endpoint)| !serves(endpoint)) {
                     entry.move_at = Some(now);
                     self.release(late, CloseHow::Abort);
@@ -196,20 +204,20 @@ impl Forwarder {
         if self.links.get(entry.link).is_some_and(|link| link.kind != LinkKind::Socket) {
             return Judgement::Unchanged;
         }
-        let Some(cluster) = self.snapshot.clusters.get(&entry.cluster.name) else { return Judgement::Gone };
+        let Some(cluster) = self.snapshot.clusters.get(&entry.cluster.name) else { return Judgement::Forgotten };
         if Arc::ptr_eq(cluster, &entry.cluster) {
             return Judgement::Unchanged;
         }
         let Some(endpoint) = &entry.endpoint else { return Judgement::Kept(Arc::clone(cluster)) };
         match cluster.endpoint(&endpoint.address) {
             None => Judgement::Gone,
-            Some(now) if now.draining => Judgement::Draining(Arc::clone(cluster)),
+            Some(now) if now.standing == Standing::Draining => Judgement::Draining(Arc::clone(cluster)),
             Some(_) => Judgement::Kept(Arc::clone(cluster)),
         }
     }
 
     /// The endpoint of a stage left the configuration: a disconnect.
-    fn removed(&mut self, index: SessionIndex, stage: usize, now: Time) {
+    pub(crate) fn removed(&mut self, index: SessionIndex, stage: usize, now: Time) {
         let reopens = self.session_and_retry(index).is_some_and(|(_, retry)| {
             matches!(retry.retry_on, l7mp_api::config::RetryOn::Disconnect | l7mp_api::config::RetryOn::Always)
         });

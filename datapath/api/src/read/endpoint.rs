@@ -1,4 +1,4 @@
-//! Endpoints: `{name, spec: {address | filename, port, weight}, draining}`.
+//! Endpoints: `{name, spec: {address | filename, port, weight}, ready, draining}`.
 
 use std::collections::HashMap;
 
@@ -70,9 +70,10 @@ pub(crate) fn endpoint(value: &Value, at: &Path<'_>, home: &Home<'_>, problems: 
     if weight.is_some() && spec.weight.is_some() {
         fields.problems.push(&at.key("weight"), "given here and in `spec`");
     }
+    let ready = fields.optional("ready", scalars::boolean).unwrap_or(true);
     let draining = fields.optional("draining", scalars::boolean).unwrap_or(false);
     fields.finish();
-    Some(Endpoint { name, at: spec.at?, weight: spec.weight.or(weight).unwrap_or(1), draining })
+    Some(Endpoint { name, at: spec.at?, weight: spec.weight.or(weight).unwrap_or(1), ready, draining })
 }
 
 fn weight(value: &Value, at: &Path<'_>, problems: &mut Problems) -> Option<u32> {

@@ -15,7 +15,7 @@ use super::{
     Cluster, ClusterProtocol, Endpoint, Listener, ListenerProtocol, Route, Rule, RuleList, RuleTarget, Snapshot,
 };
 use crate::address::EndpointAddr;
-use crate::balance::{self, Balancer, Candidate};
+use crate::balance::{self, Balancer, Candidate, Standing};
 use crate::counters::{Counter, ScopeCounters};
 use crate::ids::ListenerId;
 use crate::limits::{APPLY_DEPTH_MAX, IDLE_TIMEOUT_DATAGRAM, MAGLEV_SLOTS_DEFAULT, SESSIONS_DEFAULT, STAGES_MAX};
@@ -229,7 +229,7 @@ impl Compiler<'_> {
             .map(|endpoint| Candidate {
                 identity: endpoint.address.to_string(),
                 weight: endpoint.weight,
-                draining: endpoint.draining,
+                standing: endpoint.standing,
             })
             .collect();
         if let Some(previous) = self.inputs.previous.clusters.get(&name)
@@ -289,7 +289,7 @@ impl Compiler<'_> {
                         address,
                         name: endpoint.name.clone(),
                         weight: endpoint.weight,
-                        draining: endpoint.draining || vanished,
+                        standing: standing(endpoint, vanished),
                     }));
                 }
             }
@@ -360,6 +360,15 @@ fn cluster_protocol(spec: &ClusterSpec) -> ClusterProtocol {
         ClusterSpec::UnixDomainSocket(unix) => ClusterProtocol::Unix(unix.kind, unix.framing),
         ClusterSpec::Echo => ClusterProtocol::Echo,
         ClusterSpec::Discard => ClusterProtocol::Discard,
+    }
+}
+
+/// An address that a DNS name no longer has drains.
+fn standing(endpoint: &config::Endpoint, vanished: bool) -> Standing {
+    match endpoint.ready {
+        _ if endpoint.draining || vanished => Standing::Draining,
+        true => Standing::Ready,
+        false => Standing::Unready,
     }
 }
 
