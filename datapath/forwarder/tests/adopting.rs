@@ -103,6 +103,45 @@ fn a_session_that_loses_an_in_process_cluster_keeps_its_route() {
     assert_eq!(bench.text(source), "xy");
 }
 
+/// A rule that leads elsewhere, or a listener whose sessions may stay, took the clusters of live sessions with it.
+#[test]
+fn a_session_keeps_its_route_when_its_cluster_leaves() {
+    let other = cluster(&[(9, false)], "").replace("name: c", "name: d");
+    let mut bench = Bench::new(&document(&cluster(&[(1, false)], ""), "destination: c"));
+    let client = bench.accept("tcp").unwrap();
+    let stage = bench.open();
+    bench.configure(&document(&other, "destination: d"));
+    bench.pass(300_000);
+    bench.bytes(client, b"a");
+    assert_eq!((bench.text(stage), bench.asked.len()), ("a".into(), 0));
+    bench.broken(stage);
+    assert_eq!(bench.closed(EndReason::Disconnect), 1, "nothing is there to reopen it with");
+}
+
+/// Nobody says that a datagram endpoint has gone when no configuration has it.
+#[test]
+fn a_datagram_endpoint_that_nobody_vouches_for_is_kept_while_it_speaks() {
+    let udp = |name: &str| {
+        format!("- {{name: {name}, spec: {{UDP: {{port: 7}}}}, endpoints: [{{spec: {{address: 10.0.0.1}}}}]}}")
+    };
+    let mut bench = Bench::new(&document(&udp("c"), "destination: c"));
+    bench.udp(5000, b"x");
+    let stage = bench.open();
+    bench.configure(&document(&udp("d"), "destination: d"));
+    for _ in 0..4 {
+        bench.pass(50_000);
+        bench.udp(5000, b"x");
+        bench.bytes(stage, b"y");
+    }
+    assert_eq!(bench.sessions(), 1);
+    for _ in 0..4 {
+        bench.pass(20_000);
+        bench.udp(5000, b"x");
+    }
+    assert_eq!((bench.closed(EndReason::Removed), bench.close_of(stage)), (1, Some(CloseHow::Flush)));
+    assert_eq!(bench.asked.len(), 1, "its next datagram goes where the rules lead now");
+}
+
 #[test]
 fn without_a_drain_timeout_sessions_stay_and_new_ones_go_elsewhere() {
     let mut bench = Bench::new(&document(&cluster(&[(1, false)], ""), "destination: c"));

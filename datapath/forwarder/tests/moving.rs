@@ -203,3 +203,49 @@ fn a_move_is_called_off_when_the_endpoint_no_longer_drains() {
     bench.pass(10_000);
     assert_eq!((bench.asked.len(), bench.close_of(stage)), (0, None));
 }
+
+/// Readiness comes and goes: a timeout for endpoints that go away threw sessions off a server that still served them.
+#[test]
+fn an_endpoint_that_is_not_ready_keeps_its_sessions_and_gets_no_others() {
+    let mut bench = Bench::new(&document(&tcp(&[(1, false)], 100), "destination: c"));
+    let client = bench.accept("tcp").unwrap();
+    let stage = bench.open();
+    let unready = tcp(&[(1, false), (2, false)], 100).replacen("draining: false", "ready: false", 1);
+    bench.configure(&document(&unready, "destination: c"));
+    bench.pass(10_000);
+    assert_eq!((bench.asked.len(), bench.close_of(stage)), (0, None));
+    bench.bytes(client, b"a");
+    assert_eq!(bench.text(stage), "a");
+    bench.accept("tcp").unwrap();
+    assert_eq!(bench.asked().remote, "10.0.0.2:7");
+}
+
+/// The timeout began again when an endpoint came that it could go to.
+#[test]
+fn a_stage_with_nowhere_to_go_moves_as_soon_as_there_is_somewhere() {
+    let mut bench = Bench::new(&document(&tcp(&[(1, false)], 60_000), "destination: c"));
+    bench.accept("tcp").unwrap();
+    bench.open();
+    bench.configure(&document(&tcp(&[(1, true)], 60_000), "destination: c"));
+    bench.pass(120_000);
+    assert_eq!(bench.asked.len(), 0);
+    bench.configure(&document(&tcp(LEFT, 60_000), "destination: c"));
+    bench.pass(2_100);
+    assert_eq!(bench.asked().remote, "10.0.0.2:7");
+}
+
+/// It was connected to another endpoint, which was told nothing but the end.
+#[test]
+fn a_stage_whose_peer_was_told_the_end_waits_for_its_answer() {
+    let mut bench = Bench::new(&document(&tcp(&[(1, false)], 100), "destination: c"));
+    let client = bench.accept("tcp").unwrap();
+    let stage = bench.open();
+    bench.bytes(client, b"a long question");
+    bench.ended(client);
+    assert!(bench.was_shut(stage));
+    bench.configure(&document(&tcp(LEFT, 100), "destination: c"));
+    bench.pass(10_000);
+    assert_eq!((bench.asked.len(), bench.close_of(stage)), (0, None));
+    bench.bytes(stage, b"a late answer");
+    assert_eq!(bench.text(client), "a late answer");
+}
