@@ -88,6 +88,7 @@ struct Cluster {
 struct Endpoint {
     name: String,
     address: String,
+    ready: bool,
     draining: bool,
 }
 
@@ -168,6 +169,7 @@ fn cluster(saved: &Saved, at: &str, part: &Value) -> Cluster {
     let endpoint = |endpoint: &Value| Endpoint {
         name: text(&endpoint["name"]),
         address: address(&endpoint["spec"], &port),
+        ready: endpoint["ready"] != false,
         draining: endpoint["draining"] == true,
     };
     let endpoints = endpoints.iter().map(endpoint).collect();
@@ -228,7 +230,11 @@ fn for_people(explained: &Explained) -> String {
     for part in &explained.clusters {
         clusters.rows.push(row([&part.name, &part.protocol], &part.from));
         for endpoint in &part.endpoints {
-            let state = if endpoint.draining { "draining" } else { "" };
+            let state = match endpoint.ready {
+                _ if endpoint.draining => "draining",
+                true => "",
+                false => "not ready",
+            };
             let cells = [&endpoint.name, &endpoint.address, state, &part.name];
             endpoints.rows.push(cells.map(str::to_owned).to_vec());
         }
