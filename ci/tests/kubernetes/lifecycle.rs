@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::installed::{Kubernetes, PATIENCE};
 use crate::tokens::Leader;
 
+#[path = "schemas.rs"]
+mod schemas;
+
 /// The kubelet shows sidecars that went on a new CA only when it looks at their ConfigMap again.
 const CA_PATIENCE: Duration = Duration::from_secs(300);
 const KINDS: [&str; 4] = ["virtualservices", "targets", "routes", "rules"];
@@ -41,8 +44,10 @@ fn the_chart_is_installed_upgraded_uninstalled_and_installed_again() {
     let before = objects(&kubernetes);
     assert_eq!(before.len(), 5);
 
-    // Other values: one replica needs no disruption budget, and all programs log more.
-    let values = ["--set", "operator.replicas=1", "--set", "logLevel=debug"];
+    // Other values: one replica needs no disruption budget, all programs log more, and the gateway's agent is asked at
+    // another address, by its probe as well.
+    let metrics = "ingress.metrics.agent=$(HOST_IP):7812";
+    let values = ["--set", "operator.replicas=1", "--set", "logLevel=debug", "--set", metrics];
     helm(&kubernetes, &[&["upgrade", "l7mp", chart], &values[..]].concat());
     kubernetes.roll_out("deployment/l7mp-operator");
     kubernetes.roll_out("daemonset/l7mp-ingress");
@@ -96,27 +101,6 @@ fn git(arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Fields that a schema had and its successor has no more.
-fn lost(before: &Value, now: &Value, at: &str, into: &mut Vec<String>) {
-    for (name, inner) in before["properties"].as_object().into_iter().flatten() {
-        let path = format!("{at}.{name}");
-        match now["properties"].get(name) {
-            Some(found) => lost(inner, found, &path, into),
-            None => into.push(path),
-        }
-    }
-    let required = |schema: &Value| -> Vec<String> {
-        schema["required"].as_array().into_iter().flatten().map(|name| name.to_string()).collect()
-    };
-    let needed = required(before);
-    into.extend(
-        required(now).into_iter().filter(|name| !needed.contains(name)).map(|name| format!("{at}: needs {name}")),
-    );
-    if before.get("items").is_some() {
-        lost(&before["items"], &now["items"], &format!("{at}[]"), into);
-    }
-}
-
 /// Tries the objects of our kinds in a file, in a namespace that is there; how many there are.
 fn hold(kubernetes: &Kubernetes, file: &str, text: &str) -> usize {
     let documents = format!("\n{text}");
@@ -149,9 +133,7 @@ fn objects_and_kinds_of_the_previous_commit_hold() {
             let old: Value = serde_saphyr::from_str(&text).unwrap();
             let name = old["metadata"]["name"].as_str().unwrap();
             let new: Value = serde_json::from_str(&kubernetes.kubectl(&format!("get crd {name} -o json"))).unwrap();
-            let schema = |definition: &Value| definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
-            let mut faults = Vec::new();
-            lost(&schema(&old), &schema(&new), "", &mut faults);
+            let faults = schemas::narrowed(&old, &new);
             assert!(faults.is_empty(), "{name} is less than it was in {previous}: {faults:#?}");
             kinds += 1;
         } else {
