@@ -4,12 +4,15 @@
 //! rule into a `refuse`, a listener whose port is taken is left out. Every such loss is a [`Report`].
 //!
 //! Names in the document are `namespace/name` of the object; a cluster that was written inline gets the
-//! name of its object and the way to it (`default/gateway-vsvc/rules/0/destination`), one that dials a
-//! VirtualService `namespace/name/listener`, one that dials a Service `namespace/name:port`. A listener that
+//! name of its object and a hash of its protocol and endpoints (`default/gateway-vsvc/inline-1a2b3c4d`; the one
+//! destination of a Rule or a Route `namespace/name/rule/destination` or `namespace/name/route/destination`), one that
+//! dials a VirtualService `namespace/name/listener`, one that dials a Service `namespace/name:port`. A listener that
 //! lingers beside a newer one of its object has `~old` behind its name.
 
+mod chain;
 mod cluster;
 mod endpoint;
+mod inline;
 mod listener;
 mod lower;
 mod origin;
@@ -27,6 +30,7 @@ use l7mp_api::config::{Cluster, Config, Listener, Ref, Route, Rule, RuleList};
 use l7mp_crds::{Pod, Selector};
 use thiserror::Error;
 
+use self::chain::Chains;
 use crate::consent::advice;
 use crate::dependencies::{Dependencies, Key, ListId};
 use crate::nearest::nearest;
@@ -121,10 +125,14 @@ struct Build<'w> {
     rules: BTreeMap<ObjectId, Rule>,
     rulelists: BTreeMap<ListId, Vec<ObjectId>>,
     /// Rule lists that something refers to and that are not built yet.
-    pending: Vec<ListId>,
+    pending: BTreeSet<ListId>,
     /// The lists that were looked at, with their rules in order.
     lists: BTreeMap<ListId, Vec<&'w l7mp_crds::Rule>>,
-    /// What the names of the listener at hand and of its clusters have behind that of their object.
+    /// How those lists apply one another.
+    chains: Chains,
+    /// The content of inline clusters by the names that come from it.
+    inline: BTreeMap<String, String>,
+    /// What the name of the listener at hand has behind that of its object.
     suffix: String,
     /// Listeners that linger are at hand, of which nothing is reported.
     quiet: bool,
@@ -151,8 +159,10 @@ impl<'w> Build<'w> {
             routes: BTreeMap::new(),
             rules: BTreeMap::new(),
             rulelists: BTreeMap::new(),
-            pending: Vec::new(),
+            pending: BTreeSet::new(),
             lists: BTreeMap::new(),
+            chains: Chains::default(),
+            inline: BTreeMap::new(),
             suffix: String::new(),
             quiet: false,
             reports: BTreeSet::new(),

@@ -1,7 +1,7 @@
 //! What becomes of objects that are wrong, alone or together. Tests are named after the symptom that they
 //! keep away.
 
-use l7mp_api::config::{ActionTarget, Config, Ref, Rule, Rules};
+use l7mp_api::config::{ActionTarget, Cluster, Config, Ref, Rule, Rules};
 use l7mp_compiler::compile::{Compiled, HeldBack, Reason, View, compile};
 use l7mp_compiler::manifest;
 use l7mp_compiler::object::{Kind, ObjectId};
@@ -300,7 +300,31 @@ fn rule_lists_that_apply_each_other_are_cut_and_the_document_stays_good() {
 }
 
 #[test]
-fn inline_clusters_get_names_of_their_own() {
+fn rule_lists_that_are_too_many_for_a_proxy_are_cut_where_those_below_are_still_usable() {
+    // From l01 on; l40 is the last.
+    let lists = |count: usize| -> Vec<String> {
+        let of_list = |list: usize| {
+            let action = if list < count { format!("apply: l{:02}", list + 1) } else { "refuse: end".to_owned() };
+            rule(&format!("name: r{list:02}"), &format!("l{list:02}"), "", &action)
+        };
+        (1..=count).map(of_list).collect()
+    };
+    let all =
+        |count: usize| [lists(count), vec![service("name: vs", "spec: {UDP: {port: 1}}, rulesRef: l01")]].concat();
+    assert_eq!(compiled(&all(31)).reports, [], "with the listener's own rules that makes 32");
+
+    let compiled = compiled(&all(40));
+    let said =
+        "rule list \"l10\" is the first of 31 that apply one another, no more may: the rule refuses its sessions";
+    let expected = format!("Rule default/r09: spec.rule.action.apply: {said} (RuleListLoop)");
+    assert_eq!(compiled.reports.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    let cut = compiled.config.rules.iter().filter(|rule| !matches!(rule.action.target, ActionTarget::Apply(_)));
+    let cut: Vec<_> = cut.map(|rule| rule.name.as_str()).collect();
+    assert_eq!(cut, ["default/r09", "default/r40"]);
+}
+
+#[test]
+fn inline_clusters_get_names_from_their_objects() {
     let echo = "{spec: {Echo: {}}}";
     let route = format!(
         "{{apiVersion: l7mp.io/v1, kind: Route, metadata: {{name: x}}, spec: {{destination: {echo}, egress: [{{cluster: {echo}}}]}}}}"
@@ -312,23 +336,124 @@ fn inline_clusters_get_names_of_their_own() {
     assert_eq!(
         cluster_names(&compiled.config),
         [
-            "default/x/destination",
-            "default/x/egress/0",
+            "default/x/inline-eb9bbf9a",
+            "default/x/route/destination",
+            "default/x/route/inline-eb9bbf9a",
             "default/x/rule/destination",
-            "default/x/rules/1/destination",
-            "default/x/rules/1/ingress/0",
         ]
     );
     let find = |path: &str| compiled.origins.find(path).unwrap().to_string();
-    assert_eq!(find("clusters[1].spec"), "Route default/x spec.egress[0].cluster.spec");
-    assert_eq!(find("clusters[2]"), "Rule default/x spec.rule.action.route.destination");
     assert_eq!(
-        find("clusters[4].endpoints[0]"),
-        "VirtualService default/x spec.listener.rules[1].action.route.ingress[0].cluster.endpoints[0]"
+        find("clusters[0].endpoints[0]"),
+        "VirtualService default/x spec.listener.rules[1].action.route.destination.endpoints[0]",
+        "of two that are the same the first"
     );
+    assert_eq!(find("clusters[1]"), "Route default/x spec.destination");
+    assert_eq!(find("clusters[2].spec"), "Route default/x spec.egress[0].cluster.spec");
+    assert_eq!(find("clusters[3]"), "Rule default/x spec.rule.action.route.destination");
     assert_eq!(find("listeners[0].rules[1].match"), "VirtualService default/x spec.listener.rules[1].match");
     assert_eq!(find("routes[0].retry"), "Route default/x spec.retry");
     assert_eq!(find("rulelists[0].rules[0]"), "Rule default/x spec.rule");
+}
+
+/// The names of the clusters of each inline rule, in their order along the route.
+fn stages(compiled: &Compiled) -> Vec<Vec<String>> {
+    let name = |stage: &Ref<Cluster>| match stage {
+        Ref::Name(name) => name.clone(),
+        Ref::Inline(cluster) => panic!("{cluster:?} is inline"),
+    };
+    let of_rule = |rule: &Rule| match &rule.action.target {
+        ActionTarget::Route(Ref::Inline(route)) => {
+            route.ingress.iter().chain([&route.destination]).chain(&route.egress).map(name).collect()
+        }
+        other => panic!("{other:?}"),
+    };
+    inline_rules(&compiled.config).into_iter().map(of_rule).collect()
+}
+
+/// An inline cluster at an address.
+fn at(address: &str, more: &str) -> String {
+    format!("{{spec: {{UDP: {{port: 1}}}}, endpoints: [{{spec: {{address: {address}}}}}]{more}}}")
+}
+
+fn stages_of(rules: &[String]) -> Vec<Vec<String>> {
+    stages(&compiled(&[service("name: vs", &format!("spec: {{UDP: {{port: 1}}}}, rules: [{}]", rules.join(", ")))]))
+}
+
+#[test]
+fn what_is_put_before_an_inline_cluster_does_not_rename_it() {
+    let rule = |destination: &str, ingress: &[&str]| {
+        let ingress: Vec<String> = ingress.iter().map(|address| format!("{{cluster: {}}}", at(address, ""))).collect();
+        let destination = at(destination, "");
+        format!("{{action: {{route: {{destination: {destination}, ingress: [{}]}}}}}}", ingress.join(", "))
+    };
+    let (a, b, new) = (rule("a", &["i"]), rule("b", &[]), rule("c", &["k", "l"]));
+    let before = stages_of(&[a.clone(), b.clone()]);
+    let all: std::collections::BTreeSet<&String> = before.iter().flatten().collect();
+    assert_eq!(all.len(), 3, "they differ: {before:?}");
+
+    let after = stages_of(&[new.clone(), a.clone(), new, b.clone()]);
+    assert_eq!((&after[1], &after[3]), (&before[0], &before[1]));
+    assert_eq!(after[0], after[2], "what is the same is one cluster");
+    assert!(!after[0].iter().any(|name| all.contains(name)), "no other takes a name: {after:?}");
+    assert_eq!(stages_of(std::slice::from_ref(&b)), before[1..], "nor does what goes away");
+    let longer = stages_of(&[rule("a", &["k", "i"]), b]);
+    assert_eq!(longer[0][1..], before[0], "nor a stage before it: {longer:?}");
+}
+
+#[test]
+fn the_chains_of_routes_and_rules_are_named_as_well() {
+    let chain = |addresses: &[&str]| {
+        let items: Vec<String> = addresses.iter().map(|address| format!("{{cluster: {}}}", at(address, ""))).collect();
+        format!("destination: {}, egress: [{}]", at("d", ""), items.join(", "))
+    };
+    let names = |addresses: &[&str]| {
+        let route = "{apiVersion: l7mp.io/v1, kind: Route, metadata: {name: x}, spec: {CHAIN}}";
+        let listener = "spec: {UDP: {port: 1}}, rulesRef: l, rules: [{action: {routeRef: x}}]";
+        let action = format!("route: {{{}}}", chain(addresses));
+        let documents = [
+            route.replace("CHAIN", &chain(addresses)),
+            service("name: x", listener),
+            rule("name: x", "l", "", &action),
+        ];
+        let compiled = compiled(&documents);
+        cluster_names(&compiled.config).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (before, after) = (names(&["a"]), names(&["b", "a"]));
+    assert_eq!((before.len(), after.len()), (4, 6));
+    assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
+}
+
+#[test]
+fn how_an_inline_cluster_is_balanced_may_change_under_its_sessions() {
+    let rule = |more: &str| format!("{{action: {{route: {{destination: {}}}}}}}", at("a", more));
+    let (plain, timed, other) = (rule(""), rule(", drainTimeout: 5s"), rule(", drainTimeout: 7s"));
+    let before = stages_of(std::slice::from_ref(&plain));
+    assert_eq!(stages_of(std::slice::from_ref(&timed)), before);
+
+    let rules = [&plain, &timed, &other, &timed].map(String::as_str).join(", ");
+    let compiled = compiled(&[service("name: vs", &format!("spec: {{UDP: {{port: 1}}}}, rules: [{rules}]"))]);
+    let names: Vec<String> = stages(&compiled).concat();
+    assert_eq!((&names[0], &names[1]), (&before[0][0], &names[3]));
+    assert!(names[1].starts_with(&format!("{}-", names[0])) && names[1] != names[2], "{names:?}");
+    let timeout = |name: &str| {
+        let cluster = compiled.config.clusters.iter().find(|cluster| cluster.name == name);
+        cluster.unwrap().drain_timeout.map(|timeout| timeout.as_secs())
+    };
+    assert_eq!([0, 1, 2].map(|rule| timeout(&names[rule])), [None, Some(5), Some(7)], "each is what its rule says");
+}
+
+#[test]
+fn what_is_wrong_with_two_inline_clusters_that_are_the_same_is_reported_of_both() {
+    let rule = "{action: {route: {destination: {spec: {UDP: {port: 1}}, endpoints: [{selector: {matchService: s}}]}}}}";
+    let compiled = compiled(&[service("name: vs", &format!("spec: {{UDP: {{port: 1}}}}, rules: [{rule}, {rule}]"))]);
+    assert_eq!(compiled.config.clusters.len(), 1);
+    let of_rule = |rule: usize| {
+        let path = format!("spec.listener.rules[{rule}].action.route.destination.endpoints");
+        [(path.clone(), Reason::Degraded), (format!("{path}[0].selector.matchService"), Reason::RefNotFound)]
+    };
+    let reports: Vec<_> = compiled.reports.iter().map(|report| (report.path.clone(), report.reason)).collect();
+    assert_eq!(reports, [of_rule(0), of_rule(1)].concat());
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn ready_pods_take_sessions_and_the_others_keep_theirs() {
     let compiled = compiled(&text.concat());
     assert_eq!(
         endpoints(cluster(&compiled, "default/t")),
-        ["fd00::1", "10.0.0.3 draining", "10.0.0.2", "10.0.0.5 draining", "10.0.0.4 draining"]
+        ["fd00::1", "10.0.0.3 draining", "10.0.0.2", "10.0.0.5 unready", "10.0.0.4 unready"]
     );
     assert_eq!(reports(&compiled), [""; 0]);
 }
@@ -299,11 +299,12 @@ fn a_listener_that_lingers_gets_a_port_that_nothing_living_wants() {
     assert_eq!(
         clusters,
         [
-            ("default/gone/rules/0/destination", "Echo"),
-            ("default/moved/rules/0/destination", "Echo"),
-            ("default/moved~old0/rules/0/destination", "Discard"),
-            ("default/new/rules/0/destination", "Echo"),
-        ]
+            ("default/gone/inline-eb9bbf9a", "Echo"),
+            ("default/moved/inline-5cb560ca", "Discard"),
+            ("default/moved/inline-eb9bbf9a", "Echo"),
+            ("default/new/inline-eb9bbf9a", "Echo"),
+        ],
+        "the cluster of the listener that lingers has the name that its sessions know"
     );
     let selected: Vec<_> = compiled.selected.iter().map(ToString::to_string).collect();
     assert_eq!(selected, ["VirtualService default/moved", "VirtualService default/new"]);

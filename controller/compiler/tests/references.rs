@@ -206,7 +206,7 @@ fn a_service_is_dialled_at_the_addresses_of_its_slices() {
     );
     let compiled = compiled(&gateway("x:a", &others));
     let dialled = cluster(&compiled, "default/x:a");
-    assert_eq!(endpoints(dialled), ["10.0.1.3 draining", "10.0.1.4 draining", "10.0.1.5:7777", "10.0.1.1", "10.0.1.2"]);
+    assert_eq!(endpoints(dialled), ["10.0.1.3 draining", "10.0.1.4 unready", "10.0.1.5:7777", "10.0.1.1", "10.0.1.2"]);
     assert!(matches!(&dialled.spec, ClusterSpec::Udp(udp) if udp.port == Some(7001)), "{dialled:?}");
     assert_eq!(dialled.loadbalancer.policy, Policy::ConsistentHash);
     assert_eq!(reports(&compiled), [""; 0]);

@@ -214,7 +214,7 @@ fn one_pod_changes(world: &mut World, dependents: &Dependents, view: &View<'_>) 
     assert_eq!(documents.iter().map(|(_, proxy)| proxy).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
     let name = format!("{}/t-7-{}", namespace(7), (GATEWAYS + 3) % TARGETS);
     for (compiled, _) in &documents {
-        assert!(endpoints(cluster(compiled, &name)).contains(&format!("{address} draining")));
+        assert!(endpoints(cluster(compiled, &name)).contains(&format!("{address} unready")));
     }
     assert!(took < Duration::from_millis(100), "even an unoptimized build: {took:?}");
 }
@@ -241,4 +241,45 @@ fn other_changes(world: &mut World, dependents: &Dependents, proxies: &[PodName]
     assert_eq!(touched(world, &object.id(), None, Some(&object)), here);
     let new = pod(7, GATEWAYS + WORKERS);
     assert_eq!(touched(world, &new.id(), None, Some(&new)), GATEWAYS);
+}
+
+/// What one compilation for a gateway takes whose listener has the rules of list `l0000`.
+fn lists(what: &str, rules: usize, rule: impl Fn(usize) -> String) -> (Compiled, Duration) {
+    let mut text = common::proxy("name: gw", "10.0.0.1");
+    text += &common::object(
+        "VirtualService",
+        "name: vs",
+        "selector: {}, listener: {spec: {UDP: {port: 1}}, rulesRef: l0000}",
+    );
+    for number in 0..rules {
+        text += &common::object("Rule", &format!("name: r{number:04}"), &rule(number));
+    }
+    let world = common::world(&text);
+    let proxy = "default/gw".parse().unwrap();
+    let held = HeldBack::new();
+    timed(what, rules, || compile(&world, &proxy, &View::alone(&held)).unwrap())
+}
+
+#[test]
+fn rule_lists_cost_what_they_weigh() {
+    const LISTS: usize = 2_000;
+    let apply = |list: usize, next: usize| format!("rulelist: l{list:04}, rule: {{action: {{apply: l{next:04}}}}}");
+    let end = |list: usize| format!("rulelist: l{list:04}, rule: {{action: {{refuse: end}}}}");
+    let chain = |list| if list + 1 < LISTS { apply(list, list + 1) } else { end(list) };
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 1_000 } else { 100 });
+
+    let (compiled, took) = lists("a chain of 2,000 lists", LISTS, chain);
+    assert_eq!((compiled.config.rulelists.len(), compiled.reports.len()), (LISTS, (LISTS - 1) / 31));
+    assert!(took < limit, "{took:?}");
+
+    let (compiled, took) = lists("a circle of 2,000 lists", LISTS, |list| apply(list, (list + 1) % LISTS));
+    assert_eq!((compiled.config.rulelists.len(), compiled.reports.len()), (LISTS, LISTS));
+    assert!(took < limit, "{took:?}");
+
+    let (compiled, took) = lists("2,000 lists that one applies", 2 * LISTS, |rule| match rule.checked_sub(LISTS) {
+        None => apply(0, rule + 1),
+        Some(list) => end(list + 1),
+    });
+    assert_eq!((compiled.config.rulelists.len(), compiled.reports.len()), (LISTS + 1, 0));
+    assert!(took < 2 * limit, "{took:?}");
 }

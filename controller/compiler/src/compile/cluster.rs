@@ -115,19 +115,7 @@ impl<'w> Build<'w> {
         name
     }
 
-    /// Makes an inline cluster part of the document; gives its name there.
-    pub(super) fn add_inline_cluster(&mut self, origin: Origin, cluster: &'w l7mp_crds::Cluster) -> String {
-        let way = origin.path.replace(['.', '['], "/").replace(']', "");
-        let way: Vec<&str> = way
-            .split('/')
-            .filter(|part| !matches!(*part, "spec" | "listener" | "action" | "route" | "cluster"))
-            .collect();
-        let name = format!("{}{}/{}", origin.object.path(), self.suffix, way.join("/"));
-        self.add_cluster(name.clone(), origin, cluster);
-        name
-    }
-
-    fn add_cluster(&mut self, name: String, origin: Origin, cluster: &'w l7mp_crds::Cluster) {
+    pub(super) fn add_cluster(&mut self, name: String, origin: Origin, cluster: &'w l7mp_crds::Cluster) {
         let mut candidates = Vec::new();
         for (index, item) in cluster.endpoints.iter().enumerate() {
             self.listed(&origin.join(format!("endpoints[{index}]")), &cluster.spec, item, &mut candidates);
@@ -197,7 +185,8 @@ impl<'w> Build<'w> {
         if !matches!(part.spec, api::ClusterSpec::Echo | api::ClusterSpec::Discard) {
             (part.endpoints, degraded) = self.endpoints(&origin.object, &part.spec, candidates);
         }
-        self.clusters.insert(part.name.clone(), (part, origin));
+        // Of several that are written inline and are the same, the first counts.
+        self.clusters.entry(part.name.clone()).or_insert((part, origin));
         degraded
     }
 

@@ -116,7 +116,11 @@ impl<'w> Build<'w> {
                     self.sources.insert(PodName::of(&pod.metadata).id());
                 }
                 let Candidate { name, at, weight, state, .. } = candidate;
-                endpoints.push(Endpoint { name, at, weight, draining: Some(state) != best });
+                // Those in the best state that there is take sessions, whatever it is, and nothing moves theirs.
+                let is_best = Some(state) == best;
+                let ready = is_best || state != State::Unready;
+                let draining = !is_best && state == State::Terminating;
+                endpoints.push(Endpoint { name, at, weight, ready, draining });
             }
         }
         (endpoints, degraded)

@@ -8,8 +8,8 @@ use super::{Build, Origin, Reason, lower};
 use crate::dependencies::ListId;
 use crate::object::{Kind, Object, ObjectId, age, created};
 
-/// What the names of listeners that linger, and of their clusters, have behind that of an object that has another
-/// listener by now.
+/// What the names of listeners that linger have behind that of an object that has another listener by now. Their
+/// clusters keep their names, and their sessions with them.
 const LINGERING: &str = "~old";
 
 fn id_of(object: &VirtualService) -> ObjectId {
@@ -64,7 +64,7 @@ impl<'w> Build<'w> {
             }
             self.listener(id, object);
         }
-        // What they refer to gets its name before those that linger give it another.
+        // Reports and names are for these first, before those that linger.
         self.pending_lists();
         self.lingering(taken.into_iter().map(|(claim, _)| claim).collect());
     }

@@ -1,7 +1,5 @@
 //! Rules and rule lists.
 
-use std::collections::BTreeSet;
-
 use l7mp_api::config::{Action, ActionTarget, Ref, Rewrite, Rule};
 use l7mp_crds::InlineRule;
 
@@ -16,7 +14,7 @@ fn id_of(rule: &l7mp_crds::Rule) -> ObjectId {
 
 impl<'w> Build<'w> {
     /// The rules of a list that are for this pod: by position (none: last), then age, then name.
-    fn members(&mut self, list: &ListId) -> Vec<&'w l7mp_crds::Rule> {
+    pub(super) fn members(&mut self, list: &ListId) -> Vec<&'w l7mp_crds::Rule> {
         if let Some(members) = self.lists.get(list) {
             return members.clone();
         }
@@ -98,15 +96,15 @@ impl<'w> Build<'w> {
             return self.refuse(at, fault);
         }
         let name = list.path();
-        if !self.rulelists.contains_key(&list) && !self.pending.contains(&list) {
-            self.pending.push(list);
+        if !self.rulelists.contains_key(&list) {
+            self.pending.insert(list);
         }
         ActionTarget::Apply(name)
     }
 
     /// Builds the lists that are referred to, and those that they refer to.
     pub(super) fn pending_lists(&mut self) {
-        while let Some(list) = self.pending.pop() {
+        while let Some(list) = self.pending.pop_first() {
             let members = self.members(&list);
             self.rulelists.insert(list.clone(), members.iter().map(|rule| id_of(rule)).collect());
             for member in members {
@@ -114,37 +112,15 @@ impl<'w> Build<'w> {
                 self.sources.insert(id.clone());
                 let at = Origin::new(id.clone(), "spec.rule");
                 let mut rule = self.rule(&at, id.path(), &member.spec.rule);
-                if let Some(next) = &member.spec.rule.action.apply
-                    && self.leads_to(ListId { namespace: list.namespace.clone(), name: next.clone() }, &list)
-                {
-                    let message = format!("rule list \"{next}\" leads back to \"{}\"", list.name);
-                    let fault = Fault::new(Reason::RuleListLoop, message);
-                    rule.action.target = self.refuse(&at.join("action.apply"), fault);
+                if let Some(next) = &member.spec.rule.action.apply {
+                    let next = ListId { namespace: list.namespace.clone(), name: next.clone() };
+                    if let Some(fault) = self.chain_fault(&list, &next) {
+                        rule.action.target = self.refuse(&at.join("action.apply"), fault);
+                    }
                 }
                 self.rules.insert(id, rule);
             }
         }
-    }
-
-    /// Whether a list reaches another by `apply`.
-    fn leads_to(&mut self, from: ListId, to: &ListId) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut next = vec![from];
-        while let Some(list) = next.pop() {
-            if list == *to {
-                return true;
-            }
-            let members = self.members(&list);
-            if seen.insert(list.clone()) {
-                next.extend(
-                    members
-                        .iter()
-                        .filter_map(|rule| rule.spec.rule.action.apply.as_ref())
-                        .map(|name| ListId { namespace: list.namespace.clone(), name: name.clone() }),
-                );
-            }
-        }
-        false
     }
 }
 

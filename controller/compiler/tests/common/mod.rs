@@ -65,7 +65,8 @@ pub fn cluster<'a>(compiled: &'a Compiled, name: &str) -> &'a Cluster {
     found[0]
 }
 
-/// The endpoints of a cluster: `ADDRESS[:PORT]` or file name, with ` draining` behind those that drain.
+/// The endpoints of a cluster: `ADDRESS[:PORT]` or file name, with ` draining` behind those that drain, and
+/// ` unready` behind those that take no sessions for now.
 pub fn endpoints(cluster: &Cluster) -> Vec<String> {
     cluster
         .endpoints
@@ -76,7 +77,12 @@ pub fn endpoints(cluster: &Cluster) -> Vec<String> {
                 EndpointAt::Address { address, port: Some(port) } => format!("{address}:{port}"),
                 EndpointAt::Filename(path) => path.clone(),
             };
-            if endpoint.draining { format!("{place} draining") } else { place }
+            match (endpoint.ready, endpoint.draining) {
+                (true, false) => place,
+                (true, true) => format!("{place} draining"),
+                (false, false) => format!("{place} unready"),
+                (false, true) => panic!("nobody needs both: {endpoint:?}"),
+            }
         })
         .collect()
 }
