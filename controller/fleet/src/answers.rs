@@ -14,6 +14,12 @@ use crate::order::Door;
 use crate::proxy::{HOLD, Refusal};
 
 impl Fleet {
+    /// Whether a proxy may answer to a configuration: it was told that, and not yet another answer ended the matter.
+    pub fn expects(&self, proxy: &Proxy, sequence: u64) -> bool {
+        let state = self.proxies.get(&proxy.pod).filter(|state| state.uid == proxy.uid);
+        state.is_some_and(|state| state.in_force().any(|told| told.sequence == sequence))
+    }
+
     /// A proxy has adopted a configuration. Warnings are the proxy's, with paths in the document.
     pub fn acknowledge(&mut self, proxy: &Proxy, sequence: u64, warnings: Vec<Problem>, now: Instant) {
         if find(&mut self.proxies, proxy).is_none() || !self.adopt(&proxy.pod, sequence, now) {

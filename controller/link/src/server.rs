@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{Configuration, Report, Version};
 pub use counters::{Counters, Turned};
+pub use quiet::Quiet;
 
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,6 +1,8 @@
 //! The loop: the one task that owns the fleet. What watches and agents say goes in, configurations and statuses
 //! come out; nothing in it waits for the network.
 
+mod said;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,6 +13,7 @@ use l7mp_crds::ConditionStatus;
 use l7mp_fleet::{Fleet, Proxy, Push, StatusUpdate};
 use l7mp_link::server::{FromAgent, Identity, Leadership, StreamId};
 use l7mp_link::{Configuration, Origin, Report, Version};
+use said::Said;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
@@ -73,6 +76,7 @@ pub struct Operator {
 struct Agent {
     stream: StreamId,
     tell: Tell,
+    said: Said,
 }
 
 /// Hands a configuration to an agent's stream; whether the stream is still there.
@@ -227,7 +231,7 @@ impl Operator {
         match said {
             FromAgent::Connected { stream, identity, holds, sender } => {
                 let tell = Box::new(move |configuration| sender.try_send(configuration).is_ok());
-                self.connected(Agent { stream, tell }, proxy(&identity), holds);
+                self.connected(Agent { stream, tell, said: Said::default() }, proxy(&identity), holds);
             }
             FromAgent::Report { stream, identity, report } => {
                 let proxy = proxy(&identity);
@@ -274,37 +278,38 @@ impl Operator {
         })
     }
 
+    /// What is no answer to something that the proxy was told is left alone, before a word of it is read.
     fn report(&mut self, proxy: &Proxy, report: Report, now: std::time::Instant) {
+        let Some(Agent { said, .. }) = self.agents.get(proxy) else { return };
         let pod = &proxy.pod;
         match report {
             Report::Applied { version, warnings } => {
+                let Some(sequence) = self.expected(proxy, version) else { return };
                 self.outputs.metrics.acknowledgements.fetch_add(1, Relaxed);
-                tracing::debug!("Pod {pod}: runs version {version}");
-                for warning in &warnings {
-                    tracing::warn!("Pod {pod}: version {version}: {warning}");
-                }
-                if let Some(sequence) = self.sequence(version) {
-                    self.fleet.acknowledge(proxy, sequence, warnings, now);
-                }
+                tracing::debug!(%pod, %version, "its proxy runs what it was told");
+                said.warned(pod, version, &warnings, now);
+                self.fleet.acknowledge(proxy, sequence, warnings, now);
             }
             Report::Refused { version, errors } => {
+                let Some(sequence) = self.expected(proxy, version) else { return };
                 self.outputs.metrics.refusals.fetch_add(1, Relaxed);
-                for error in &errors {
-                    tracing::warn!("Pod {pod}: refuses version {version}: {error}");
-                }
-                if let Some(sequence) = self.sequence(version) {
-                    self.fleet.refuse(proxy, sequence, errors, now);
-                }
+                said.refused(pod, version, &errors, now);
+                self.fleet.refuse(proxy, sequence, errors, now);
             }
             Report::Trouble(message) if message.is_empty() => {
-                tracing::info!("Pod {pod}: its proxy is reached again");
+                said.reached(pod, now);
                 self.fleet.trouble(proxy, None, now);
             }
             Report::Trouble(message) => {
-                tracing::warn!("Pod {pod}: {message}");
+                said.troubled(pod, &message, now);
                 self.fleet.trouble(proxy, Some(message), now);
             }
         }
+    }
+
+    /// The number of a configuration that the proxy was told by the present leadership.
+    fn expected(&self, proxy: &Proxy, version: Version) -> Option<u64> {
+        self.sequence(version).filter(|sequence| self.fleet.expects(proxy, *sequence))
     }
 
     /// The number of a configuration of the present leadership.

@@ -1,17 +1,17 @@
-//! Log lines that anybody who reaches the port can cause: one a second, with how many were left out.
+//! Log lines that anybody who reaches the port, or any agent, can cause: one a second, with how many were left out.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Says when a line may be written again.
+/// Says when a line may be written again: after a second.
 #[derive(Debug, Default)]
-pub(super) struct Quiet(Mutex<(Option<Instant>, u64)>);
+pub struct Quiet(Mutex<(Option<Instant>, u64)>);
 
 impl Quiet {
     /// `Some(n)`: write the line, `n` were left out before it. `None`: leave it out.
-    pub(super) fn allows(&self, now: Instant) -> Option<u64> {
+    pub fn allows(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match state.0 {
             Some(last) if now.duration_since(last) < PAUSE => {

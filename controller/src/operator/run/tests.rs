@@ -1,5 +1,6 @@
 //! The loop, turn by turn, with agents and an API server made of plain values.
 
+use std::io;
 use std::sync::Mutex;
 
 use l7mp_api::Problem;
@@ -83,7 +84,11 @@ impl Test {
             heard.lock().unwrap().push(configuration);
             true
         });
-        self.operator.connected(Agent { stream: StreamId(stream), tell }, proxy(&identity()), holds);
+        self.operator.connected(
+            Agent { stream: StreamId(stream), tell, said: Said::default() },
+            proxy(&identity()),
+            holds,
+        );
         told
     }
 
@@ -101,6 +106,40 @@ impl Test {
             }
         }
         last
+    }
+}
+
+/// What is logged by this thread while it lives, as `--log json` writes it.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn new() -> Log {
+        let text = Arc::<Mutex<Vec<u8>>>::default();
+        let kept = Arc::clone(&text);
+        let log = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || Kept(Arc::clone(&kept)));
+        Log { text, _guard: tracing::subscriber::set_default(log.finish()) }
+    }
+
+    /// The lines since the last call.
+    fn lines(&self) -> Vec<Value> {
+        let text = std::mem::take(&mut *self.text.lock().unwrap());
+        String::from_utf8(text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Kept {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -326,4 +365,46 @@ async fn of_several_agents_that_are_ahead_the_foremost_counts() {
         test.connect(term, Some(Version { epoch: 9, term, sequence: 1 }));
         assert_eq!(test.overtaken.borrow().unwrap().term, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_says_without_end_is_a_line_a_second() {
+    let mut test = Test::with_a_gateway();
+    test.operator.stand(&MINE);
+    let told = test.connect(1, None);
+    test.turn().await;
+    let version = told.lock().unwrap().pop().unwrap().version;
+    let problems: Vec<Problem> = (0..200).map(|at| Problem::new(format!("rules[{at}]"), "no")).collect();
+    let log = Log::new();
+    // No answer to anything that it was told.
+    let never = Version { sequence: 4_711, ..version };
+    let before = Version { term: 2, ..version };
+    for version in [never, before] {
+        test.hear(1, Report::Refused { version, errors: problems.clone() });
+        test.hear(1, Report::Applied { version, warnings: problems.clone() });
+    }
+    assert_eq!(log.lines(), [] as [Value; 0]);
+    assert_eq!(test.metrics.refusals.load(Relaxed), 0);
+    for _ in 0..100 {
+        test.hear(1, Report::Applied { version, warnings: problems.clone() });
+        test.hear(1, Report::Trouble("no proxy answers".to_owned()));
+        test.hear(1, Report::Trouble(String::new()));
+    }
+    test.hear(1, Report::Refused { version, errors: problems.clone() });
+    advance(Duration::from_secs(1)).await;
+    test.hear(1, Report::Trouble("no proxy answers".to_owned()));
+    let said: Vec<_> =
+        log.lines().into_iter().map(|line| (line["message"].clone(), line["left_out"].clone())).collect();
+    let said: Vec<_> =
+        said.iter().map(|(text, left_out)| (text.as_str().unwrap(), left_out.as_u64().unwrap())).collect();
+    assert_eq!(
+        said,
+        [
+            ("its proxy warns of what it runs: rules[0]: no, and 199 more", 0),
+            ("no proxy answers", 0),
+            ("its proxy is reached again", 0),
+            ("its proxy refuses what it was told: rules[0]: no, and 199 more", 0),
+            ("no proxy answers", 99),
+        ]
+    );
 }
