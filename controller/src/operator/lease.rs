@@ -19,6 +19,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::{Api, PostParams};
+use l7mp_compiler::held::Pauses;
 use l7mp_link::Version;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,10 +29,13 @@ use crate::operator::trust::{OPERATOR, owner};
 use crate::operator::watch::chain;
 
 /// A term is raised above what an agent holds by at most so much.
-const RAISE_MAX: u64 = 10_000;
+pub(crate) const RAISE_MAX: u64 = 10_000;
 
-/// The shortest time between two raises, and between two lines about one that is not made.
-const RAISE_PAUSE: Duration = Duration::from_secs(60);
+/// The shortest time between two raises.
+const RAISE_PAUSES: Pauses = Pauses { first: Duration::from_secs(60), max: Duration::from_secs(3_600) };
+
+/// After so long without a raise the pauses begin anew.
+const RAISE_CALM: Duration = Duration::from_secs(12 * 3_600);
 
 /// Waits of the election.
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +110,8 @@ pub struct Candidate {
     known: Option<(u64, u64)>,
     /// What an agent holds that this leadership has not made.
     overtaken: watch::Sender<Option<Version>>,
-    /// When the term was raised, or was not though an agent asked for it.
-    raised: Option<Instant>,
+    /// When the term was raised because an agent asked for it, and how often in a row.
+    raised: Option<(Instant, u32)>,
     /// Whom the Lease goes away with.
     owners: Option<Api<Deployment>>,
     owner: Option<OwnerReference>,
@@ -255,11 +259,12 @@ impl Candidate {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
             if let Some((_, term)) = raise {
                 spec.lease_transitions = Some(next_term(term));
-                self.raised = Some(began);
             }
             match self.replace(&renewed).await {
                 Ok(lease) => {
                     if let Some((before, term)) = raise {
+                        let last = self.raised.filter(|(at, _)| at.elapsed() < RAISE_CALM);
+                        self.raised = Some((began, last.map_or(0, |(_, times)| times) + 1));
                         let (name, now) = (&self.name, transitions(&lease));
                         tracing::warn!(
                             "Lease {name}: counts {before}, but an agent holds term {term} of it, as after \
@@ -369,18 +374,11 @@ impl Candidate {
     }
 
     /// The term of this Lease and the one of an agent that it is to be raised above, if it is to be now.
-    fn raise(&mut self, lease: &Lease) -> Option<(u64, u64)> {
+    fn raise(&self, lease: &Lease) -> Option<(u64, u64)> {
         let (held, own) = ((*self.overtaken.borrow())?, transitions(lease));
-        if held.epoch != epoch(lease) || held.term < own || self.raised.is_some_and(|at| at.elapsed() < RAISE_PAUSE) {
-            return None;
-        }
-        if held.term - own > RAISE_MAX {
-            let (name, term) = (&self.name, held.term);
-            tracing::warn!(
-                "Lease {name}: counts {own}, but an agent says that it holds term {term} of it, which is not \
-                to be believed; if it is true, delete the Lease, and another one begins a new count"
-            );
-            self.raised = Some(Instant::now());
+        let asked = held.epoch == epoch(lease) && held.term >= own && held.term - own <= RAISE_MAX;
+        let is_early = |(at, times): (Instant, u32)| at.elapsed() < RAISE_PAUSES.after(times);
+        if !asked || self.raised.is_some_and(is_early) {
             return None;
         }
         Some((own, held.term))

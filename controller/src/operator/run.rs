@@ -1,6 +1,7 @@
 //! The loop: the one task that owns the fleet. What watches and agents say goes in, configurations and statuses
 //! come out; nothing in it waits for the network.
 
+mod claims;
 mod said;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use claims::Claims;
 use l7mp_compiler::object::{Kind, Object, ObjectId, PodName};
 use l7mp_crds::ConditionStatus;
 use l7mp_fleet::{Fleet, Proxy, Push, StatusUpdate};
@@ -18,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use crate::operator::http::Tick;
-use crate::operator::lease::Standing;
+use crate::operator::lease::{RAISE_MAX, Standing};
 use crate::operator::metrics::{Gauges, Metrics};
 use crate::operator::pods::Pods;
 use crate::operator::read::Seen;
@@ -64,6 +66,7 @@ pub struct Operator {
     fleet: Fleet,
     outputs: Outputs,
     agents: BTreeMap<Proxy, Agent>,
+    claims: Claims,
     /// The leadership that the fleet works for.
     term: Option<(u64, u64)>,
     /// Our objects that the API server has.
@@ -89,6 +92,7 @@ impl Operator {
             fleet,
             outputs,
             agents: BTreeMap::new(),
+            claims: Claims::default(),
             term: None,
             ours: BTreeSet::new(),
             problems: BTreeMap::new(),
@@ -254,20 +258,36 @@ impl Operator {
         let held = holds.map_or_else(|| "nothing of ours".to_owned(), |version| format!("version {version}"));
         tracing::debug!("Pod {}: its agent is connected, its proxy has {held}", proxy.pod);
         if let Some(version) = holds.filter(|version| self.is_ahead(*version)) {
-            // It would refuse what this leadership has for it, and is told something once the term is above its own.
-            let pod = &proxy.pod;
-            tracing::info!("Pod {pod}: its agent has version {version}, and waits for a later term than ours");
-            let is_newer = |last: &Version| last.epoch != version.epoch || last.is_older_than(&version);
-            self.outputs.overtaken.send_if_modified(|last| {
-                let news = last.as_ref().is_none_or(is_newer);
-                *last = if news { Some(version) } else { *last };
-                news
-            });
+            self.ahead(&proxy, version);
         } else {
             let holds = holds.and_then(|version| self.sequence(version));
             self.fleet.connect(&proxy, holds, now());
         }
         self.agents.insert(proxy, agent);
+    }
+
+    /// An agent would refuse what this leadership has for it, and is told something once the term is above its own.
+    /// Nothing proves what it says, so each is believed once in a while, and not all of it.
+    fn ahead(&mut self, Proxy { pod, uid }: &Proxy, version: Version) {
+        if self.term.is_some_and(|(_, own)| version.term.saturating_sub(own) > RAISE_MAX) {
+            tracing::warn!(
+                %pod, %version,
+                "its agent says that it has a version of a term which is not to be believed; if it is true, delete \
+                the Lease, and another one begins a new count"
+            );
+            return;
+        }
+        if !self.claims.believes(uid, now()) {
+            tracing::info!(%pod, %version, "its agent has a later version than ours once more; the term is not raised");
+            return;
+        }
+        tracing::info!(%pod, %version, "its agent has a later version than ours, and waits for a later term");
+        let is_newer = |last: &Version| last.epoch != version.epoch || last.is_older_than(&version);
+        self.outputs.overtaken.send_if_modified(|last| {
+            let news = last.as_ref().is_none_or(is_newer);
+            *last = if news { Some(version) } else { *last };
+            news
+        });
     }
 
     /// Whether a version of our Lease is newer than any that this leadership has made: the Lease was restored from a

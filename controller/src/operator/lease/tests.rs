@@ -368,6 +368,28 @@ async fn what_no_agent_can_hold_raises_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn agents_that_ask_again_and_again_raise_the_lease_less_and_less_often() {
+    let api = Server::default();
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    first.until_mine().await;
+    let ask = async |times: u32| {
+        let before = api.lease()["spec"]["leaseTransitions"].as_u64().unwrap();
+        for _ in 0..times {
+            first.overtaken.send_replace(held(api.lease()["spec"]["leaseTransitions"].as_u64().unwrap()));
+            sleep(Duration::from_secs(10)).await;
+        }
+        api.lease()["spec"]["leaseTransitions"].as_u64().unwrap() - before
+    };
+    // At 0, 1, 3, 7, 15, 31 and 63 minutes, and then every hour.
+    assert_eq!(ask(6 * 64).await, 7);
+    assert_eq!(ask(6 * 30 * 21).await, 10);
+    // Once nobody has asked for long (what was asked last is due in this hour), who asks is heard at once.
+    sleep(RAISE_PAUSES.max + RAISE_CALM).await;
+    assert_eq!(ask(1).await, 1);
+    assert_eq!(ask(7).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_restored_under_its_holder_counts_on() {
     let api = Server::default();
     for _ in 0..5 {

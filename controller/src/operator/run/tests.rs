@@ -78,6 +78,10 @@ impl Test {
     }
 
     fn connect(&mut self, stream: u64, holds: Option<Version>) -> Told {
+        self.connect_as(&identity(), stream, holds)
+    }
+
+    fn connect_as(&mut self, identity: &Identity, stream: u64, holds: Option<Version>) -> Told {
         let told = Told::default();
         let heard = Arc::clone(&told);
         let tell: Tell = Box::new(move |configuration| {
@@ -86,7 +90,7 @@ impl Test {
         });
         self.operator.connected(
             Agent { stream: StreamId(stream), tell, said: Said::default() },
-            proxy(&identity()),
+            proxy(identity),
             holds,
         );
         told
@@ -362,9 +366,30 @@ async fn of_several_agents_that_are_ahead_the_foremost_counts() {
     let mut test = Test::with_a_gateway();
     test.operator.stand(&MINE);
     for (term, expected) in [(6, 6), (8, 8), (7, 8)] {
-        test.connect(term, Some(Version { epoch: 9, term, sequence: 1 }));
+        let identity = Identity { uid: format!("uid-{term}"), ..identity() };
+        test.connect_as(&identity, term, Some(Version { epoch: 9, term, sequence: 1 }));
         assert_eq!(test.overtaken.borrow().unwrap().term, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_says_again_and_again_that_it_is_ahead_is_believed_once_an_hour() {
+    let mut test = Test::with_a_gateway();
+    test.operator.stand(&MINE);
+    let ahead = |term| Some(Version { epoch: 9, term, sequence: 1 });
+    let other = Identity { uid: "uid-o".to_owned(), pod: "other".to_owned(), ..identity() };
+    test.connect(1, ahead(u64::MAX));
+    assert_eq!(*test.overtaken.borrow(), None, "nobody has that, and it hides nothing that others say");
+    test.connect(2, ahead(9_000));
+    assert_eq!(*test.overtaken.borrow(), ahead(9_000));
+    test.operator.stand(&Standing::Mine { epoch: 9, term: 9_001, renewed: true });
+    test.connect(3, ahead(18_000));
+    assert_eq!(*test.overtaken.borrow(), ahead(9_000));
+    test.connect_as(&other, 4, ahead(9_002));
+    assert_eq!(*test.overtaken.borrow(), ahead(9_002));
+    advance(Duration::from_secs(3_600)).await;
+    test.connect(5, ahead(18_000));
+    assert_eq!(*test.overtaken.borrow(), ahead(18_000));
 }
 
 #[tokio::test(start_paused = true)]
