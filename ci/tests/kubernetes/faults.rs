@@ -1,17 +1,19 @@
 //! Parts of the cluster and of ours are killed: traffic goes on, and the state is right afterwards.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use l7mp_ci::cluster::Part;
 
-use crate::clients::Load;
+use crate::clients::{Load, Story};
 use crate::installed::{Kubernetes, PATIENCE};
 
 const CLIENTS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Answers of each client before a fault and after it.
 const LINES: usize = 25;
+/// How long clients may wait for a killed proxy: the kubelet starts it again, and its agent pushes.
+const RESTART: Duration = Duration::from_secs(20);
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(60);
 
@@ -23,12 +25,7 @@ fn under_load(kubernetes: &Kubernetes, fault: &str, make: impl FnOnce()) -> (usi
     load.wait(kubernetes.cluster, LINES);
     let stories = load.finish_in_any_order();
     let lost = stories.iter().map(|story| story.lost().count()).sum();
-    let gap = |story: &crate::clients::Story| {
-        let answers: Vec<Instant> =
-            story.lines.iter().filter_map(|(_, answer)| answer.as_ref().map(|answer| answer.at)).collect();
-        answers.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
-    };
-    let outage = stories.iter().map(gap).max().unwrap_or_default();
+    let outage = stories.iter().map(Story::longest_silence).max().unwrap_or_default();
     println!("{fault}: {lost} lines lost, longest silence {outage:.2?}");
     (lost, outage)
 }
@@ -132,13 +129,13 @@ fn a_killed_agent_leaves_the_traffic_alone() {
 #[test]
 fn a_killed_proxy_has_its_configuration_again_at_once() {
     let kubernetes = Kubernetes::with_first_task(true);
-    let (_, outage) = under_load(&kubernetes, "the gateway's proxy killed", || {
-        kill_in_pod(&kubernetes, "app=l7mp-ingress", "l7mp-proxy");
-    });
-    assert!(outage < Duration::from_secs(20), "the kubelet starts it again, its agent pushes: {outage:?}");
-    the_state_is_right(&kubernetes);
-    under_load(&kubernetes, "a sidecar's proxy killed", || kill_in_pod(&kubernetes, "app=transcoder", "l7mp-proxy"));
-    the_state_is_right(&kubernetes);
+    for (fault, label) in
+        [("the gateway's proxy killed", "app=l7mp-ingress"), ("a sidecar's proxy killed", "app=transcoder")]
+    {
+        let (_, outage) = under_load(&kubernetes, fault, || kill_in_pod(&kubernetes, label, "l7mp-proxy"));
+        assert!(outage < RESTART, "{fault}: a client waited {outage:?}");
+        the_state_is_right(&kubernetes);
+    }
 }
 
 /// With no operator to ask, a pod whose containers all start anew takes its configuration from its file.

@@ -57,6 +57,24 @@ impl Story {
         self.lines.iter().filter(|(_, answer)| answer.is_none()).map(|(sent, _)| *sent)
     }
 
+    /// The longest time without an answer, from its first line to its last one.
+    pub fn longest_silence(&self) -> Duration {
+        let (Some((first, _)), Some((last, _))) = (self.lines.first(), self.lines.last()) else {
+            return Duration::ZERO;
+        };
+        let mut times: Vec<Instant> =
+            self.lines.iter().filter_map(|(_, answer)| Some(answer.as_ref()?.at)).chain([*first]).collect();
+        times.sort_unstable();
+        // Answers that are missing at the end.
+        times.extend((times.last() < Some(last)).then_some(*last));
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// The lines that were sent from a time on, and before another one.
+    pub fn sent_between(&self, from: Instant, to: Instant) -> usize {
+        self.lines.iter().filter(|(sent, _)| (from..to).contains(sent)).count()
+    }
+
     /// The different ends, in the order in which they came.
     pub fn all_ends(&self) -> Vec<&Ends> {
         let mut all: Vec<&Ends> = self.lines.iter().filter_map(|(_, answer)| Some(&answer.as_ref()?.ends)).collect();
