@@ -224,3 +224,19 @@ fn a_request_that_came_with_its_first_frames_loses_none_of_them() {
     assert!(bench.text(client).starts_with("HTTP/1.1 101 "));
     assert!(bench.read.contains(&client));
 }
+
+/// Each of them was compiled once for each way that leads to it: thirty took the proxy down.
+#[test]
+fn rule_lists_that_share_lists_cost_what_they_are() {
+    use std::fmt::Write as _;
+    let mut text = "listeners: [{name: udp, spec: {UDP: {port: 9001}}, rules: l0}]\nrulelists:\n".to_owned();
+    for n in 0..30 {
+        let both = format!("{{action: {{apply: l{}}}}}", n + 1);
+        let _ = writeln!(text, "- {{name: l{n}, rules: [{both}, {both}]}}");
+    }
+    text += "- {name: l30, rules: [{action: {route: {destination: c}}}]}\n";
+    text += "clusters: [{name: c, spec: {UDP: {port: 9}}, endpoints: [{spec: {address: 10.0.0.2}}]}]\n";
+    let mut bench = Bench::new(&text);
+    bench.udp(5000, b"x");
+    assert_eq!(bench.asked().remote, "10.0.0.2:9");
+}

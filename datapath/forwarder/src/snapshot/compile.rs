@@ -75,6 +75,8 @@ pub fn compile(inputs: &Inputs<'_>, scopes: &mut Scopes) -> Result<Snapshot, Vec
         inputs,
         scopes,
         snapshot: Snapshot { version: inputs.version, ..Snapshot::default() },
+        lists: HashMap::new(),
+        deepest: 0,
         problems: Vec::new(),
     };
     for (n, cluster) in inputs.config.clusters.iter().enumerate() {
@@ -90,6 +92,10 @@ struct Compiler<'a> {
     inputs: &'a Inputs<'a>,
     scopes: &'a mut Scopes,
     snapshot: Snapshot,
+    /// Rule lists by name, each with how many it applies one behind the other: lists that share lists are no tree.
+    lists: HashMap<String, (Arc<RuleList>, usize)>,
+    /// How many lists apply one another at most, down from where we are.
+    deepest: usize,
     problems: Vec<Problem>,
 }
 
@@ -128,18 +134,26 @@ impl Compiler<'_> {
     }
 
     fn rule_list(&mut self, name: &str, path: &str, depth: usize) -> Arc<RuleList> {
-        if depth > APPLY_DEPTH_MAX {
+        let known = self.lists.get(name).cloned();
+        let bottom = depth + known.as_ref().map_or(0, |(_, height)| *height);
+        if bottom > APPLY_DEPTH_MAX {
             self.problem(path, format!("more than {APPLY_DEPTH_MAX} rule lists apply one another"));
             return Arc::default();
         }
-        let config = self.inputs.config;
-        match config.rulelists.iter().enumerate().find(|(_, list)| list.name == name) {
-            Some((n, list)) => self.rule_items(&list.rules, &format!("rulelists[{n}].rules"), depth),
-            None => {
-                self.problem(path, format!("no rule list {name:?}"));
-                Arc::default()
-            }
+        self.deepest = self.deepest.max(bottom);
+        if let Some((list, _)) = known {
+            return list;
         }
+        let config = self.inputs.config;
+        let Some((n, list)) = config.rulelists.iter().enumerate().find(|(_, list)| list.name == name) else {
+            self.problem(path, format!("no rule list {name:?}"));
+            return Arc::default();
+        };
+        let deepest = std::mem::replace(&mut self.deepest, depth);
+        let rules = self.rule_items(&list.rules, &format!("rulelists[{n}].rules"), depth);
+        self.lists.insert(name.to_owned(), (Arc::clone(&rules), self.deepest - depth));
+        self.deepest = self.deepest.max(deepest);
+        rules
     }
 
     fn rule_items(&mut self, items: &[Ref<config::Rule>], path: &str, depth: usize) -> Arc<RuleList> {
