@@ -32,7 +32,8 @@
 //!   after 1 s, 2 s, ... 60 s, and at once when it changes. While it is tried every status stays as it is, its own
 //!   and those of objects that refer to it, until the proxy has answered. A refusal that no object can be blamed for
 //!   is said of what was tried; else of all objects of the pod, and the same document is pushed again with the same
-//!   pauses.
+//!   pauses. A document that is too long for an agent ([`DOCUMENT_BYTES_MAX`]) is blamed on the objects that have
+//!   grown since the last one that was taken, on as few of them as are enough, rather the newer ones.
 //!
 //! # Status
 //!
@@ -53,6 +54,7 @@ mod facts;
 mod fleet;
 mod order;
 mod proxy;
+mod size;
 mod status;
 mod tally;
 mod turn;
@@ -66,6 +68,7 @@ use l7mp_compiler::object::{Kind, ObjectId, PodName};
 use l7mp_crds::Status;
 
 pub use fleet::Fleet;
+pub use size::DOCUMENT_BYTES_MAX;
 
 /// One pod that has a proxy: a name may be used again, a UID never.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

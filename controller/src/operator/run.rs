@@ -33,6 +33,9 @@ const BATCH_MAX: usize = 4_096;
 /// How often gauges are counted anew.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
+// What the fleet blames objects for is what agents are not sent.
+const _: () = assert!(l7mp_fleet::DOCUMENT_BYTES_MAX == l7mp_link::limits::DOCUMENT_BYTES_MAX);
+
 /// What the loop listens to.
 pub struct Inputs {
     /// From the watches.

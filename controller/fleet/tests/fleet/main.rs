@@ -6,4 +6,5 @@ mod support;
 mod order;
 mod push;
 mod refusals;
+mod size;
 mod status;
