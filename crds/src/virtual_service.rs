@@ -115,7 +115,8 @@ pub struct ListenerOptions {
     pub remove_orphan_sessions: Option<bool>,
 }
 
-/// How a UDP listener takes peers.
+/// How a UDP listener takes peers: `server` (one session per peer; the default) or `singleton` (one session, with the
+/// peer that `connect` names).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ListenerMode {

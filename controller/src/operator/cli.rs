@@ -14,7 +14,8 @@ Examples:
 
       l7mp-controller operator
 
-  Outside of the cluster, with the rights of the kubeconfig; agents cannot reach it, objects get a status:
+  Outside of a cluster that has no operator, with the rights of the kubeconfig: objects get a status. Beside an
+  operator it may come to lead, and agents, which cannot reach it, would get nothing new:
 
       l7mp-controller operator --namespace default --pod laptop --address 127.0.0.1 \\
           --listen 127.0.0.1:7800 --http 127.0.0.1:7801
