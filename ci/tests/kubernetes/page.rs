@@ -21,13 +21,11 @@ const LINES: [&str; 2] = ["This is a test!", "Hurray it's working!"];
 fn the_page_is_true_as_it_stands() {
     let kubernetes = Kubernetes::with_chart();
     kubernetes.cluster.helm(&["uninstall", "l7mp", "--namespace", "default", "--wait"]).unwrap();
-    // What the last installation has left is collected in its own time.
-    let collected = |_: &l7mp_ci::cluster::Cluster| {
-        let ours = |name: &String| name.contains("l7mp") && !name.starts_with("lease.");
-        Ok(!everything(&kubernetes).iter().any(ours))
-    };
+    // What the operator made is collected with its owners, in its own time.
+    let collected =
+        |_: &l7mp_ci::cluster::Cluster| Ok(!everything(&kubernetes).iter().any(|name| name.contains("l7mp")));
     if let Err(error) = kubernetes.cluster.wait_until("the last installation is gone", PATIENCE, collected) {
-        println!("{error:#}");
+        kubernetes.fail(&format!("{error:#}"));
     }
     let before = everything(&kubernetes);
     let chart = l7mp_ci::workspace().join("deploy/helm/l7mp");

@@ -74,6 +74,11 @@ impl Quarantine {
         self.entries.iter().map(|(id, entry)| (id.clone(), entry.said.clone())).collect()
     }
 
+    /// What the proxy said against an object that it refused.
+    pub fn said(&self, id: &ObjectId) -> Option<&str> {
+        self.entries.get(id).map(|entry| entry.said.as_str())
+    }
+
     /// When the next object is to be tried again.
     pub fn next_release(&self, now: Instant) -> Option<Instant> {
         self.entries.values().map(|entry| entry.until).filter(|until| *until > now).min()

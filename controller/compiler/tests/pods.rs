@@ -66,10 +66,10 @@ fn without_a_ready_pod_the_unready_ones_serve_and_then_those_that_are_ending() {
     for (pods, expected, message) in [
         (
             format!("{unready}{leaving}"),
-            vec!["10.0.0.3 draining", "10.0.0.4"],
+            vec!["10.0.0.3 draining", "10.0.0.4 unready"],
             "no endpoint is ready: those that are not take sessions (1)",
         ),
-        (leaving, vec!["10.0.0.3"], "no endpoint is left but those that are ending, which take sessions (1)"),
+        (leaving, vec!["10.0.0.3 draining"], "no endpoint is left but those that are ending, which take sessions (1)"),
         (String::new(), vec![], "there is no endpoint: sessions cannot be opened until there is one"),
     ] {
         let compiled = compiled(&format!("{}{}{pods}", gateway(), target("{matchLabels: {app: w}}")));

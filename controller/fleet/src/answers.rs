@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use l7mp_api::Problem;
-use l7mp_compiler::compile::Port;
+use l7mp_compiler::compile::{Port, Serving as _};
 use l7mp_compiler::object::{ObjectId, PodName};
 
 use crate::Proxy;
@@ -129,10 +129,12 @@ impl Fleet {
     fn listeners_changed(&mut self, pod: &PodName, now: Instant) {
         let Some(told) = self.proxies.get(pod).and_then(|state| state.acknowledged.as_ref()) else { return };
         let has = |service: &ObjectId, port: Port| told.document.listens_on(service, port);
+        let serving = self.serving();
         let lost = self.usage.of_pod(pod).filter(|(used, _)| !told.document.listens_at(used.port));
         let mut touched: BTreeSet<Arc<PodName>> = lost.flat_map(|(_, users)| users.cloned()).collect();
         for (waiting, state) in &self.proxies {
-            if state.waits.iter().any(|wait| wait.pod == *pod && has(&wait.service, wait.port)) {
+            let is_over = |service: &ObjectId, port: Port| has(service, port) || serving.is_taken(pod, service);
+            if state.waits.iter().any(|wait| wait.pod == *pod && is_over(&wait.service, wait.port)) {
                 touched.insert(Arc::clone(waiting));
             }
             // What nobody was told yet is counted by no use.

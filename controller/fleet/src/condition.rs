@@ -123,7 +123,11 @@ pub(crate) fn ready(conditions: &[Condition]) -> Condition {
     let judged = conditions.iter().filter(|condition| condition.kind != DEGRADED);
     let mut faults = judged.filter(|condition| condition.status != ConditionStatus::True);
     match faults.next() {
-        None => condition(READY, true, READY, "accepted, resolved and programmed"),
+        None => {
+            let degraded = conditions.iter().find(|condition| condition.kind == DEGRADED);
+            let but = degraded.map(|condition| format!("; but {}", condition.message)).unwrap_or_default();
+            condition(READY, true, READY, format!("accepted, resolved and programmed{but}"))
+        }
         Some(fault) => condition(READY, false, &fault.reason, format!("not {}: {}", fault.kind, fault.message)),
     }
 }

@@ -172,7 +172,7 @@ fn print(config: &Config) -> u64 {
                 EndpointAt::Address { address, port } => (address, port).hash(&mut hasher),
                 EndpointAt::Filename(filename) => filename.hash(&mut hasher),
             }
-            endpoint.draining.hash(&mut hasher);
+            (endpoint.ready, endpoint.draining).hash(&mut hasher);
         }
     }
     for name in config.routes.iter().map(|route| &route.name).chain(config.rules.iter().map(|rule| &rule.name)) {

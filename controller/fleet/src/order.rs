@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use l7mp_api::config::{Cluster, Endpoint, EndpointAt};
 use l7mp_compiler::compile::{Port, Serving, Transport, Use};
 use l7mp_compiler::object::{ObjectId, PodName};
 
@@ -101,5 +102,28 @@ impl Serving for Acknowledged<'_> {
             }
             (None, None) => false,
         }
+    }
+
+    fn is_taken(&self, pod: &PodName, service: &ObjectId) -> bool {
+        // The words of the kernel, as every libc has them.
+        self.proxies
+            .get(pod)
+            .and_then(|state| state.quarantine.said(service))
+            .is_some_and(|said| said.contains("in use"))
+    }
+
+    fn sends_to(&self, proxy: &PodName, pod: &PodName, address: &str, port: Port) -> bool {
+        let Some(told) = self.proxies.get(proxy).and_then(State::last) else { return false };
+        let is_there = |cluster: &Cluster| {
+            let of = |endpoint: &Endpoint| match &endpoint.at {
+                EndpointAt::Address { address: at, port: own } => {
+                    at == address && own.or(cluster.spec.port()) == Some(port.number)
+                }
+                EndpointAt::Filename(_) => false,
+            };
+            cluster.endpoints.iter().any(of)
+        };
+        let is_door = told.document.uses_of(pod).iter().any(|used| used.port == port);
+        !is_door && told.document.config.clusters.iter().any(is_there)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use l7mp_api::config::Endpoint;
 use l7mp_compiler::compile::{Reason, Report};
 use l7mp_compiler::object::{Kind, ObjectId};
 use l7mp_compiler::references::references;
@@ -96,8 +97,9 @@ impl Fleet {
             .flatten()
             .filter_map(|pod| self.proxies.get(pod)?.shown.as_ref().map(|shown| &shown.document.config));
         let cluster = documents.find_map(|config| config.clusters.iter().find(|cluster| cluster.name == name))?;
-        let live = cluster.endpoints.iter().filter(|endpoint| !endpoint.draining).count();
-        let count = if live > 0 { live } else { cluster.endpoints.len() };
+        let standing = |endpoint: &Endpoint| (endpoint.draining, !endpoint.ready);
+        let best = cluster.endpoints.iter().map(standing).min();
+        let count = cluster.endpoints.iter().filter(|endpoint| Some(standing(endpoint)) == best).count();
         Some(u32::try_from(count).unwrap_or(u32::MAX))
     }
 }

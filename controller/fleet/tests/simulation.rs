@@ -365,7 +365,7 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
                     self.refused.insert((proxy.pod.clone(), object.path()));
                 }
             }
-            self.fleet.refuse(proxy, push.sequence, vec![problem(&path, "address in use")], self.now);
+            self.fleet.refuse(proxy, push.sequence, vec![problem(&path, "permission denied")], self.now);
         }
     }
 
@@ -400,7 +400,8 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
                 );
             }
             let mut plain = sends_to(&push.config);
-            plain.retain(|(pod, port)| self.wanted(&pod.parse().unwrap(), *port).is_empty());
+            let before = |to: &(String, u16)| self.plain.contains(&(push.proxy.pod.clone(), to.clone()));
+            plain.retain(|to| before(to) || self.wanted(&to.0.parse().unwrap(), to.1).is_empty());
             let agent = self.agents.get_mut(&push.proxy).expect("of a known agent");
             agent.told_plain = plain;
             assert!(agent.connected, "{} is away", push.proxy.pod);
@@ -469,7 +470,9 @@ spec: {{rulelist: list, rule: {{action: {{route: {{destinationRef: t{}}}}}}}}}}}
             let pod: PodName = pod.parse().unwrap();
             let wanted = self.wanted(&pod, port);
             let Some(proxy) = self.proxies().into_iter().find(|proxy| proxy.pod == pod) else { continue };
-            if wanted.is_empty() || pod == push.proxy.pod {
+            // What it sent to before anybody wanted a listener there, it may go on sending to.
+            let was_plain = self.plain.contains(&(push.proxy.pod.clone(), (pod.to_string(), port)));
+            if wanted.is_empty() || was_plain || pod == push.proxy.pod {
                 continue;
             }
             let agent = self.agents.get(&proxy);

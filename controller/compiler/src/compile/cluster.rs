@@ -174,7 +174,8 @@ impl<'w> Build<'w> {
         {
             let world = self.world;
             let theirs = pods.into_iter().filter(|pod| world.has_proxy(pod) && accepts(&pod.metadata, &id.namespace));
-            candidates.extend(theirs.filter_map(|pod| Candidate::pod(origin, pod)));
+            let linked = |candidate| Candidate { linked: true, ..candidate };
+            candidates.extend(theirs.filter_map(|pod| Candidate::pod(origin, pod)).map(linked));
         }
         (Cluster { loadbalancer: balanced(), ..bare(name, lower::cluster_spec(&spec)) }, candidates)
     }

@@ -51,6 +51,8 @@ pub(super) struct Candidate<'w> {
     pub(super) state: State,
     /// The pod behind it, as far as it is known.
     pub(super) pod: Option<&'w Pod>,
+    /// Whether it is the listener of a VirtualService that is meant, and not whatever has the port.
+    pub(super) linked: bool,
 }
 
 impl<'w> Candidate<'w> {
@@ -64,7 +66,16 @@ impl<'w> Candidate<'w> {
         };
         let weight = spec.weight.unwrap_or(WEIGHT_DEFAULT);
         let called = name.clone().unwrap_or_else(|| at.path.rsplit('.').next().unwrap_or_default().to_owned());
-        Candidate { path: at.path.clone(), called, name, at: place, weight, state: State::Ready, pod: None }
+        Candidate {
+            path: at.path.clone(),
+            called,
+            name,
+            at: place,
+            weight,
+            state: State::Ready,
+            pod: None,
+            linked: false,
+        }
     }
 
     /// A Unix socket.
@@ -85,6 +96,7 @@ impl<'w> Candidate<'w> {
             weight: WEIGHT_DEFAULT,
             state: State::of(pod)?,
             pod: Some(pod),
+            linked: false,
         })
     }
 }
@@ -116,10 +128,8 @@ impl<'w> Build<'w> {
                     self.sources.insert(PodName::of(&pod.metadata).id());
                 }
                 let Candidate { name, at, weight, state, .. } = candidate;
-                // Those in the best state that there is take sessions, whatever it is, and nothing moves theirs.
-                let is_best = Some(state) == best;
-                let ready = is_best || state != State::Unready;
-                let draining = !is_best && state == State::Terminating;
+                // When none is ready the proxy gives sessions to those that are not, and then to those that are ending.
+                let (ready, draining) = (state != State::Unready, state == State::Terminating);
                 endpoints.push(Endpoint { name, at, weight, ready, draining });
             }
         }
@@ -155,9 +165,9 @@ impl<'w> Build<'w> {
     }
 
     /// Whether an endpoint may be used: where the pod's own proxy is to listen on that port, it must have said
-    /// that it does.
+    /// that it does, or something else has the port.
     fn is_served(&mut self, spec: &ClusterSpec, candidate: &Candidate<'w>) -> bool {
-        let (Some(pod), EndpointAt::Address { port, .. }) = (candidate.pod, &candidate.at) else { return true };
+        let (Some(pod), EndpointAt::Address { address, port }) = (candidate.pod, &candidate.at) else { return true };
         let Some(number) = port.or(spec.port()) else { return true };
         let transport = match spec {
             ClusterSpec::Udp(_) => Transport::Udp,
@@ -179,8 +189,10 @@ impl<'w> Build<'w> {
         let (served, others): (Vec<Use>, Vec<Use>) =
             listening.into_iter().partition(|used| serving.serves(&used.pod, &used.service, used.port));
         if served.is_empty() && !others.is_empty() {
+            let is_taken = others.iter().all(|used| serving.is_taken(&used.pod, &used.service));
             self.waits.extend(others);
-            return false;
+            // An app that has the port keeps its sessions, whoever would like to listen there.
+            return !candidate.linked && (is_taken || serving.sends_to(self.proxy, &name, address, port));
         }
         self.uses.extend(served);
         true

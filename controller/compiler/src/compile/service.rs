@@ -86,6 +86,7 @@ impl<'w> Build<'w> {
             state,
             pod: pod.and_then(|pod| self.resolver.get(&pod.id())).and_then(Object::as_pod),
             path: PORTS.to_owned(),
+            linked: false,
         })
     }
 }

@@ -31,6 +31,16 @@ impl<'a> View<'a> {
 pub trait Serving {
     /// Whether the proxy of a pod has acknowledged the listener of a VirtualService on that port.
     fn serves(&self, pod: &PodName, service: &ObjectId, port: Port) -> bool;
+
+    /// Whether the proxy of a pod could not listen for a VirtualService because something else in the pod does.
+    fn is_taken(&self, _pod: &PodName, _service: &ObjectId) -> bool {
+        false
+    }
+
+    /// Whether a proxy sends to that address of a pod already, which was no listener of the pod's proxy so far.
+    fn sends_to(&self, _proxy: &PodName, _pod: &PodName, _address: &str, _port: Port) -> bool {
+        false
+    }
 }
 
 /// A listener of another pod's proxy that is an endpoint of this one.

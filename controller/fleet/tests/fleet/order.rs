@@ -195,3 +195,38 @@ fn a_proxy_that_comes_back_without_the_listener_is_not_used() {
     assert_eq!(bench.soon(), ["g"]);
     assert_eq!(back(&bench), ["default/w2"]);
 }
+
+/// A gateway that sends to the app of a worker, whose proxy has nothing to do with it.
+fn plain() -> String {
+    let target = "---\n{apiVersion: l7mp.io/v1, kind: Target, metadata: {name: back, uid: uid-back, generation: 1},
+spec: {cluster: {spec: {UDP: {port: 9000}}, endpoints: [{selector: {matchLabels: {app: worker}}}]}}}\n";
+    let workers = [pod("w1", "worker", "10.0.1.1"), pod("w2", "worker", "10.0.1.2")].concat();
+    let front = service("front", "gw", 9001, "{destinationRef: back}");
+    [pod("g", "gw", "10.0.0.1"), workers, front, target.to_owned()].concat()
+}
+
+/// Who wrote it took the workers of a Target away, for as long as the object was there.
+#[test]
+fn a_listener_on_the_port_of_an_app_takes_no_endpoint_away() {
+    let mut bench = Bench::settled(&plain(), &["g", "w1", "w2"]);
+    bench.wait(TIMING.grace);
+    bench.settle();
+    let both = ["default/w1", "default/w2"];
+    assert_eq!(back(&bench), both);
+    bench.apply(&service("oops", "worker", 9000, ECHO));
+    bench.soon();
+    assert_eq!(back(&bench), both, "while it is not known who has the port");
+    for worker in ["w1", "w2"] {
+        bench.refuse(worker, &[problem("listeners[0].spec", "Address already in use")]);
+    }
+    bench.turn();
+    bench.settle();
+    assert_eq!(back(&bench), both);
+
+    // Nobody remembers what this one was sent before.
+    bench.apply(&[pod("g2", "gw", "10.0.0.2")].concat());
+    bench.connect("g2");
+    bench.turn();
+    bench.settle();
+    assert_eq!(endpoints(bench.config("g2"), "default/back"), both);
+}
