@@ -37,6 +37,9 @@ const RAISE_PAUSES: Pauses = Pauses { first: Duration::from_secs(60), max: Durat
 /// After so long without a raise the pauses begin anew.
 const RAISE_CALM: Duration = Duration::from_secs(12 * 3_600);
 
+/// How often handing the Lease back is tried while it changes.
+const RELEASES_MAX: u32 = 3;
+
 /// Waits of the election.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -166,10 +169,10 @@ impl Candidate {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut failed = false;
         let mut overtaken = self.overtaken.subscribe();
-        loop {
+        let was_cut = loop {
             let turn = tokio::select! {
                 turn = self.turn() => turn,
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = stop.wait_for(|stop| *stop) => break true,
             };
             match turn {
                 Ok(_) if failed => {
@@ -191,10 +194,10 @@ impl Candidate {
                 () = sleep(self.pause()) => {}
                 // The sender is our own.
                 _ = overtaken.changed() => {}
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = stop.wait_for(|stop| *stop) => break false,
             }
-        }
-        self.release().await;
+        };
+        self.release(was_cut).await;
     }
 
     fn pause(&self) -> Duration {
@@ -401,17 +404,42 @@ impl Candidate {
         }
     }
 
-    /// Hands the Lease back, so that the next holder need not wait for its end.
-    async fn release(mut self) {
-        let Some((mut lease, _)) = self.held.take() else { return };
+    /// Hands the Lease back, so that the next holder need not wait for its end. The answer to a request that was cut
+    /// off is not known: the API server may have done it, or do it meanwhile.
+    async fn release(mut self, was_cut: bool) {
+        let held = self.held.take().map(|(lease, _)| lease);
+        if held.is_none() && !was_cut {
+            return;
+        }
+        let mut known = held.filter(|_| !was_cut);
+        for attempt in 1..=RELEASES_MAX {
+            match self.hand_back(known.take()).await {
+                Ok(true) => {
+                    tracing::info!("Lease {}: handed back", self.name);
+                    break;
+                }
+                Ok(false) => break,
+                Err(kube::Error::Api(status)) if status.code == 409 && attempt < RELEASES_MAX => {}
+                Err(error) => {
+                    tracing::warn!("Lease {}: cannot be handed back: {}", self.name, chain(&error));
+                    break;
+                }
+            }
+        }
+        self.standing.send_replace(Standing::Nobody);
+    }
+
+    /// Hands back the Lease, as it is known or as it is found; whether it was ours.
+    async fn hand_back(&self, known: Option<Lease>) -> kube::Result<bool> {
+        let found = match known {
+            Some(lease) => Some(lease),
+            None => self.bounded(self.api.get_opt(&self.name)).await?,
+        };
+        let Some(mut lease) = found.filter(|found| holder(found) == Some(&self.identity)) else { return Ok(false) };
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = None;
         spec.renew_time = Some(MicroTime(Timestamp::now()));
-        match self.replace(&lease).await {
-            Ok(_) => tracing::info!("Lease {}: handed back", self.name),
-            Err(error) => tracing::warn!("Lease {}: cannot be handed back: {}", self.name, chain(&error)),
-        }
-        self.standing.send_replace(Standing::Nobody);
+        self.replace(&lease).await.map(|_| true)
     }
 
     /// How long a Lease of another is valid after its last change.

@@ -22,6 +22,8 @@ struct State {
     version: u64,
     uids: u64,
     is_silent: bool,
+    /// The next request of this method is done, and not answered.
+    mute: Option<&'static str>,
     /// The UID of the operator's Deployment.
     deployment: Option<&'static str>,
     requests: Vec<String>,
@@ -44,6 +46,13 @@ impl Server {
                     continue;
                 }
                 let (code, answer) = api.answer(&parts.method, parts.uri.path(), &body);
+                if api.goes_mute(&parts.method) {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_secs(3_600)).await;
+                        drop(send);
+                    });
+                    continue;
+                }
                 send.send_response(
                     Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap(),
                 );
@@ -92,6 +101,23 @@ impl Server {
             ("PUT", None) => failure(404, "NotFound"),
             (method, _) => panic!("{method} {path} was not expected"),
         }
+    }
+
+    /// Whether this request gets no answer though it was done.
+    fn goes_mute(&self, method: &Method) -> bool {
+        let mut state = self.state.lock().unwrap();
+        state.mute.take_if(|mute| *mute == method.as_str()).is_some()
+    }
+
+    /// Waits until a request of this method was done and not answered.
+    async fn mutes(&self, method: &'static str) {
+        self.state.lock().unwrap().mute = Some(method);
+        let muted = async {
+            while self.state.lock().unwrap().mute.is_some() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), muted).await.expect("never asked");
     }
 
     fn lease(&self) -> Value {
@@ -200,6 +226,47 @@ async fn a_stopped_holder_hands_the_lease_back() {
     let stopped = Instant::now();
     assert_eq!(second.until_mine().await.1, 1);
     assert!(stopped.elapsed() <= Duration::from_secs(1), "{:?}", stopped.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_stopped_while_a_request_is_under_way_hands_the_lease_back() {
+    // A renewal that was done.
+    let api = Server::default();
+    let mut first = api.candidate("a@10.0.0.1:7800");
+    first.until_mine().await;
+    let before = api.lease()["metadata"]["resourceVersion"].clone();
+    api.mutes("PUT").await;
+    assert_ne!(api.lease()["metadata"]["resourceVersion"], before);
+    first.stop.send_replace(true);
+    first.task.await.unwrap();
+    assert_eq!(api.lease()["spec"]["holderIdentity"], Value::Null);
+    // The making of the Lease, which the candidate does not know of.
+    let api = Server::default();
+    let first = api.candidate("a@10.0.0.1:7800");
+    api.mutes("POST").await;
+    assert_eq!(api.lease()["spec"]["holderIdentity"], "a@10.0.0.1:7800");
+    assert!(!matches!(*first.standing.borrow(), Standing::Mine { .. }));
+    first.stop.send_replace(true);
+    first.task.await.unwrap();
+    assert_eq!(api.lease()["spec"]["holderIdentity"], Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_changes_while_it_is_handed_back_is_handed_back_unless_another_has_it() {
+    for (holder, left) in [("a@10.0.0.1:7800", Value::Null), ("b@10.0.0.2:7800", json!("b@10.0.0.2:7800"))] {
+        let api = Server::default();
+        let mut first = api.candidate("a@10.0.0.1:7800");
+        first.until_mine().await;
+        {
+            let mut state = api.state.lock().unwrap();
+            let lease = state.lease.as_mut().unwrap();
+            lease["spec"]["holderIdentity"] = json!(holder);
+            lease["metadata"]["resourceVersion"] = json!("other");
+        }
+        first.stop.send_replace(true);
+        first.task.await.unwrap();
+        assert_eq!(api.lease()["spec"]["holderIdentity"], left);
+    }
 }
 
 #[tokio::test(start_paused = true)]
