@@ -99,9 +99,9 @@ impl Events {
     pub fn report(&mut self, id: &ObjectId, uid: Option<&str>, before: Option<&Status>, after: &Status) {
         for note in notes(id, uid, before, after) {
             if note.is_warning {
-                tracing::warn!("{id}: {}: {}", note.reason, note.message);
+                tracing::warn!(object = %id, reason = %note.reason, "{}", note.message);
             } else {
-                tracing::info!("{id}: {}: {}", note.reason, note.message);
+                tracing::info!(object = %id, reason = %note.reason, "{}", note.message);
             }
             let result = if !self.limit.allows(&note, Instant::now()) {
                 "limited"
@@ -183,7 +183,7 @@ async fn send_all(client: kube::Client, mut notes: mpsc::Receiver<Note>, instanc
         let result = match timeout(TIMEOUT, api.create(&PostParams::default(), &event)).await {
             Ok(Ok(_)) => "sent",
             Ok(Err(error)) => {
-                tracing::debug!("{}: no Event: {error}", note.id);
+                tracing::debug!(object = %note.id, "no Event: {error}");
                 "failed"
             }
             Err(_) => "failed",

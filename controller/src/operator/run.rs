@@ -203,7 +203,7 @@ impl Operator {
         let Err(rejected) = &seen.object else { return };
         self.outputs.metrics.rejected.add([rejected.id.kind.as_str()]);
         for problem in &rejected.problems {
-            tracing::warn!("{}: {problem}; not used", rejected.id);
+            tracing::warn!(object = %rejected.id, "not used: {problem}");
         }
     }
 
@@ -249,7 +249,7 @@ impl Operator {
             FromAgent::Disconnected { stream, identity } => {
                 let proxy = proxy(&identity);
                 if self.agents.get(&proxy).is_some_and(|agent| agent.stream == stream) {
-                    tracing::debug!("Pod {}: its agent is gone", proxy.pod);
+                    tracing::debug!(pod = %proxy.pod, "its agent is gone");
                     self.agents.remove(&proxy);
                     self.fleet.disconnect(&proxy, now);
                 }
@@ -259,7 +259,7 @@ impl Operator {
 
     fn connected(&mut self, agent: Agent, proxy: Proxy, holds: Option<Version>) {
         let held = holds.map_or_else(|| "nothing of ours".to_owned(), |version| format!("version {version}"));
-        tracing::debug!("Pod {}: its agent is connected, its proxy has {held}", proxy.pod);
+        tracing::debug!(pod = %proxy.pod, "its agent is connected, its proxy has {held}");
         if let Some(version) = holds.filter(|version| self.is_ahead(*version)) {
             self.ahead(&proxy, version);
         } else {
@@ -397,8 +397,7 @@ impl Operator {
         let Push { proxy, sequence, config, origins, drain } = push;
         let Some(agent) = self.agents.get(&proxy) else { return };
         let version = Version { sequence, ..version };
-        let drains = if drain { ", and drains" } else { "" };
-        tracing::info!("Pod {}: told version {version}{drains}", proxy.pod);
+        tracing::info!(pod = %proxy.pod, %version, drain, "told what its proxy is to have");
         let origins = origins.into_iter().map(|(path, object, at)| Origin { path, object: object.to_string(), at });
         let configuration = Configuration { version, config, origins: origins.collect(), drain };
         // An agent that has just gone says so, and is told when it comes back.

@@ -106,19 +106,19 @@ fn count(metrics: &Metrics, write: &Write, outcome: &Outcome) {
     match outcome {
         Outcome::Written(_) => {
             metrics.status_writes.add(["written"]);
-            tracing::debug!("{id}: status written");
+            tracing::debug!(object = %id, "status written");
         }
         Outcome::Outdated => {
             metrics.status_writes.add(["outdated"]);
-            tracing::debug!("{id}: has changed before its status was written");
+            tracing::debug!(object = %id, "has changed before its status was written");
         }
         Outcome::Refused(error) => {
             metrics.status_writes.add(["refused"]);
-            tracing::error!("{id}: the API server refuses its status: {error}");
+            tracing::error!(object = %id, "the API server refuses its status: {error}");
         }
         Outcome::Failed(error) => {
             metrics.status_writes.add(["failed"]);
-            tracing::warn!("{id}: status not written: {error}; trying again");
+            tracing::warn!(object = %id, "status not written: {error}; trying again");
         }
     }
 }

@@ -393,6 +393,24 @@ async fn a_pod_that_says_again_and_again_that_it_is_ahead_is_believed_once_an_ho
 }
 
 #[tokio::test(start_paused = true)]
+async fn lines_of_the_log_name_pods_and_objects_in_fields() {
+    let mut test = Test::with_a_gateway();
+    let log = Log::new();
+    test.operator.stand(&MINE);
+    let told = test.connect(1, None);
+    test.turn().await;
+    let version = told.lock().unwrap().pop().unwrap().version;
+    test.hear(1, Report::Refused { version, errors: vec![Problem::new("listeners[0]", "no")] });
+    let mut wrong = service(2);
+    wrong["spec"]["listener"]["spec"]["UDP"]["port"] = json!("x");
+    test.apply(Kind::VirtualService, wrong);
+    let fields: Vec<_> = log.lines().iter().map(|line| [line["pod"].clone(), line["object"].clone()]).collect();
+    let (pod, object) = (json!("n/gateway"), json!("VirtualService n/v"));
+    let nothing = Value::Null;
+    assert_eq!(fields, [[pod.clone(), nothing.clone()], [pod, nothing.clone()], [nothing, object]]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_agent_says_without_end_is_a_line_a_second() {
     let mut test = Test::with_a_gateway();
     test.operator.stand(&MINE);
