@@ -42,7 +42,8 @@ Examples, in a checkout of the repository:
           --proxy default/gateway=/tmp/l7mp/gateway.sock \\
           --proxy default/transcoder=/tmp/l7mp/transcoder.sock
 
-The log goes to stderr; RUST_LOG sets its level (default info).";
+The log goes to stderr; RUST_LOG sets its level (default info). What the client of the API server says
+itself is left out unless RUST_LOG names it, as in RUST_LOG=info,kube_client=debug.";
 
 /// Compiles l7mp resources for each proxy, and pushes them to its admin socket.
 #[derive(Parser)]
@@ -133,14 +134,26 @@ fn main() -> ExitCode {
 }
 
 fn start_log(format: LogFormat) {
-    // What the client of the API server says of its connections, the operator says once, and what follows from it.
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off,kube_runtime=off"));
+    let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::try_new(directives(&said)).unwrap_or_else(|_| EnvFilter::new(directives("")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+}
+
+/// What RUST_LOG says, or `info`; without what the client of the API server says of its connections, unless that is
+/// named: the operator says it once, and what follows from it.
+fn directives(said: &str) -> String {
+    let mut directives = if said.trim().is_empty() { "info".to_owned() } else { said.to_owned() };
+    let named: Vec<&str> = said.split(',').filter_map(|said| said.trim().split(['=', '[']).next()).collect();
+    for target in ["kube_client", "kube_runtime"] {
+        if !named.iter().any(|name| !name.is_empty() && target.starts_with(name)) {
+            directives += &format!(",{target}=off");
+        }
+    }
+    directives
 }
 
 fn run_operator(request: &Operator) -> anyhow::Result<()> {
@@ -236,6 +249,55 @@ async fn serve(request: Local, directory: Directory) -> anyhow::Result<()> {
         result = following => result.context("cannot follow the directory"),
         results = pushers.join_all() => {
             drop(results);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_of_the_api_server_is_quiet_unless_it_is_named() {
+        for (said, filter) in [
+            ("", "info,kube_client=off,kube_runtime=off"),
+            ("info", "info,kube_client=off,kube_runtime=off"),
+            ("debug,kube_client=warn", "debug,kube_client=warn,kube_runtime=off"),
+            ("info, kube_runtime", "info, kube_runtime,kube_client=off"),
+            ("kube=trace", "kube=trace"),
+            ("l7mp_controller=debug", "l7mp_controller=debug,kube_client=off,kube_runtime=off"),
+        ] {
+            assert_eq!(directives(said), filter);
+            assert!(EnvFilter::try_new(filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn what_is_appended_silences_the_client_and_nobody_else() {
+        let written = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = Arc::clone(&written);
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(directives("info")))
+            .with_writer(move || Kept(Arc::clone(&kept)));
+        tracing::subscriber::with_default(log.finish(), || {
+            tracing::error!(target: "kube_client::client", "of the client");
+            tracing::error!(target: "kube_runtime::watcher", "of the client");
+            tracing::info!("of ours");
+        });
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("of ours") && !text.contains("of the client"), "{text}");
+    }
+
+    struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
