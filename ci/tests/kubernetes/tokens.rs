@@ -371,15 +371,14 @@ spec:
 ";
 
 #[test]
-fn another_user_at_the_admin_socket_is_refused_logged_and_counted() {
-    const ASK: &str = r"' HTTP/1.0\r\n\r\n' | socat -t 5 - unix-connect:/run/l7mp/admin.sock 2>&1";
+fn another_user_at_the_admin_socket_is_refused_and_logged() {
+    const ASK: &str = r" HTTP/1.0\r\n\r\n' | socat -t 5 - unix-connect:/run/l7mp/admin.sock 2>&1";
     let kubernetes = Kubernetes::with_chart();
     let _made = Made::apply(&kubernetes, NEIGHBOURS.to_owned());
-    let ask_for = |path: &str, container: &str| {
-        let command = ["sh", "-c", &format!("printf 'GET '{path}{ASK} || true")];
+    let ask = |container: &str| {
+        let command = ["sh", "-c", &format!("printf 'GET /api/v1/info{ASK} || true")];
         kubernetes.cluster.exec("neighbours", container, &command).unwrap_or_else(|error| format!("{error:#}"))
     };
-    let ask = |container: &str| ask_for("/api/v1/info", container);
     let answers =
         kubernetes.cluster.wait_until("the proxy answers root", PATIENCE, |_| Ok(ask("root").contains(" 200 ")));
     answers.unwrap_or_else(|error| kubernetes.fail(&format!("{error:#}: {}", ask("root"))));
@@ -397,6 +396,4 @@ fn another_user_at_the_admin_socket_is_refused_logged_and_counted() {
         log.contains("a connection of another user, or of a session of this proxy, to the admin socket is refused"),
         "{log}"
     );
-    let metrics = ask_for("/metrics", "root");
-    assert!(metrics.contains("\nl7mp_admin_refused_total 1\n"), "{metrics}");
 }
